@@ -1,0 +1,58 @@
+"""How a coordinate becomes a code: the validated, frozen configuration that every rank must share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from alq_hvd.errors import ConfigurationError
+from alq_hvd.levels import MAXIMUM_BITS, Levels
+
+Norm = Literal["l2", "linf"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
+MAXIMUM_BUCKET_SIZE = 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class QuantiserConfig:
+    """Fix how one stream of gradients is quantised.
+
+    Attributes:
+        bits: width of a packed code, 1 to 8. More bits: more bytes, less quantisation variance.
+        bucket_size: coordinates that share one norm. Larger: fewer norms on the wire (32/bucket_size bits a
+            coordinate), more variance.
+        norm: the scale of a bucket, ``"l2"`` or ``"linf"`` (largest magnitude).
+        clip: clamp every coordinate to ``clip`` standard deviations of its bucket *before* the norm is taken
+            (TernGrad's order); ``None`` does not clamp. Smaller: less variance, more bias.
+
+    Raises:
+        ConfigurationError: naming the option, its valid values and what was got.
+    """
+
+    bits: int
+    bucket_size: int = 8192
+    norm: Norm = "l2"
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        require_int("bits", self.bits, 1, MAXIMUM_BITS)
+        require_int("bucket_size", self.bucket_size, 1, MAXIMUM_BUCKET_SIZE)
+        if self.norm not in NORMS:
+            raise ConfigurationError(f"norm: expected one of {', '.join(NORMS)}, got {self.norm!r}")
+        if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
+            raise ConfigurationError(f"clip: expected a positive number of standard deviations, got {self.clip!r}")
+
+    def require_fit(self, levels: Levels) -> None:
+        """Raise ``ConfigurationError`` when ``levels`` has more entries than ``bits`` can index."""
+        if levels.minimum_bits > self.bits:
+            raise ConfigurationError(
+                f"expected at most {2**self.bits} levels at {self.bits} bits, got {len(levels)}: "
+                f"use bits={levels.minimum_bits} or more"
+            )
+
+
+def require_int(name: str, value: object, low: int, high: int) -> None:
+    """Raise ``ConfigurationError`` unless ``value`` is an int (not a bool) in ``low..high``."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigurationError(f"{name}: expected an integer from {low} to {high}, got {value!r}")
