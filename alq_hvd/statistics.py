@@ -91,29 +91,60 @@ class GradientStatistics:
         """
         rows = np.atleast_2d(np.asarray(normalised, dtype=np.float32))
         scale = np.asarray(norms, dtype=np.float64).reshape(len(rows))
-        finite = np.isfinite(scale)
-        used = finite & (scale > 0)
-        rows, scale_used = rows[used], scale[used]
-        width = rows.shape[1]
-        weights = np.repeat(scale_used**weight_exponent, width)
-        flat = rows.ravel()
-        wide = rows.astype(np.float64)
+        used = np.isfinite(scale) & (scale > 0)
+        flat = rows[used].ravel()
+        weights = np.repeat(scale[used] ** weight_exponent, rows.shape[1])
         index = bin_index(flat)
-        mean = wide.mean(axis=1) if width else np.zeros(len(rows))
-        squares = ((wide - mean[:, None]) ** 2).sum(axis=1)
-        deviation = np.sqrt(squares / max(width - 1, 1))
-        kept = np.stack([scale_used, mean, deviation], axis=1) if complete and width > 1 else np.zeros((0, 3))
+        wide = np.where(used[:, None], rows, 0).astype(np.float64)
+        sums = wide.sum(axis=1)
+        deviations = ((wide - sums[:, None] / max(rows.shape[1], 1)) ** 2).sum(axis=1)
+        return cls.from_bucket_sums(
+            np.stack([scale, sums, deviations, (wide * wide).sum(axis=1)], axis=1),
+            np.bincount(index, weights, BINS),
+            np.bincount(index, weights * flat, BINS),
+            elements=rows.size,
+            bucket_size=rows.shape[1] + (not complete),
+            weight_exponent=weight_exponent,
+        )
+
+    @classmethod
+    def from_bucket_sums(
+        cls,
+        sums: Float64Array,
+        mass: Float64Array,
+        first_moment: Float64Array,
+        *,
+        elements: int,
+        bucket_size: int,
+        weight_exponent: int,
+    ) -> GradientStatistics:
+        """Summarise what a codec counted.
+
+        Args:
+            sums: float64[buckets, 4]: norm, sum of r, sum of squared deviations from the bucket's mean, sum of r * r.
+            mass: float64[BINS], the histogram of the coordinates of finite, non-zero buckets.
+            first_moment: float64[BINS], its first moments.
+            elements: coordinates in all buckets; the last bucket is complete when they are a multiple of ``bucket_size``.
+            bucket_size: coordinates of a complete bucket.
+            weight_exponent: the power of the norm that weighs a coordinate.
+        """
+        norm, total, deviations, squares = sums.T
+        finite = np.isfinite(norm)
+        used = finite & (norm > 0)
+        sizes = np.minimum(bucket_size, elements - bucket_size * np.arange(len(norm)))
+        whole = used & (sizes == bucket_size) & (sizes > 1)
+        spread = np.sqrt(deviations[whole] / np.maximum(sizes[whole] - 1, 1))
         return cls(
             weight_exponent=weight_exponent,
-            mass=np.bincount(index, weights, BINS),
-            first_moment=np.bincount(index, weights * flat, BINS),
-            second_moment=float(np.dot(weights, flat.astype(np.float64) ** 2)),
-            coordinates=int(flat.size),
-            zero_buckets=int(np.count_nonzero(scale == 0)),
+            mass=mass,
+            first_moment=first_moment,
+            second_moment=float(np.dot(norm[used] ** weight_exponent, squares[used])),
+            coordinates=int(sizes[used].sum()),
+            zero_buckets=int(np.count_nonzero(norm == 0)),
             non_finite_buckets=int(np.count_nonzero(~finite)),
-            pooled_sum=float(wide.sum()),
-            pooled_squares=float(squares.sum()),
-            buckets=_largest(kept),
+            pooled_sum=float(total[used].sum()),
+            pooled_squares=float(deviations[used].sum()),
+            buckets=_largest(np.stack([norm[whole], total[whole] / sizes[whole], spread], axis=1)),
         )
 
     def __add__(self, other: GradientStatistics) -> GradientStatistics:

@@ -1,0 +1,69 @@
+"""The one place that imports torch, horovod, mpi4py and cupy, each only when it is needed."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from alq_hvd.errors import BackendUnavailable
+
+_REMEDIES = {
+    "torch": "pip install torch",
+    "horovod.torch": "run `make setup` in a checkout of alq_hvd, which builds Horovod 0.28.1 for the installed torch",
+    "mpi4py": "install an MPI library, then pip install 'alq-hvd[mpi]'",
+    "cupy": "pip install 'alq-hvd[cuda12]' or 'alq-hvd[cuda13]', to match the CUDA driver",
+    "alq_hvd.codec._native": "reinstall alq_hvd with a C++17 compiler at hand: pip install --force-reinstall alq-hvd",
+}
+
+
+def require(name: str) -> Any:
+    """Import and return the module ``name``.
+
+    Raises:
+        BackendUnavailable: with the reason the import failed and the command that mends it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        remedy = _REMEDIES.get(name, f"pip install {name}")
+        raise BackendUnavailable(f"can not import {name} ({error}): {remedy}") from error
+
+
+def available(name: str) -> bool:
+    """Return whether ``require(name)`` would succeed."""
+    try:
+        require(name)
+    except BackendUnavailable:
+        return False
+    return True
+
+
+def torch() -> Any:
+    """Return the module torch."""
+    return require("torch")
+
+
+def horovod() -> Any:
+    """Return the module horovod.torch."""
+    return require("horovod.torch")
+
+
+def mpi() -> Any:
+    """Return ``mpi4py.MPI`` without letting mpi4py initialise or finalise MPI on its own.
+
+    Horovod initialises MPI with MPI_THREAD_MULTIPLE; whoever comes second must not do it again.
+    """
+    require("mpi4py")
+    return importlib.import_module("mpi4py.MPI")
+
+
+def cupy() -> Any:
+    """Return the module cupy."""
+    return require("cupy")
+
+
+def native_codec() -> ModuleType:
+    """Return the compiled extension of the C++ codec."""
+    module: ModuleType = require("alq_hvd.codec._native")
+    return module

@@ -1,0 +1,56 @@
+// Interface of the CPU kernels. kernels_impl.h is compiled once for each instruction set; native.cpp picks at run time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "quantise.h"
+
+namespace alq {
+
+struct Quantiser {
+  int bits;
+  int64_t bucket_size;
+  bool maximum_norm;  // largest magnitude instead of the Euclidean length
+  double clip;        // standard deviations; 0 does not clip
+};
+
+// A level table padded to 256 entries: levels with +infinity (never reached), inverse gaps with zero.
+struct Table {
+  int count;
+  alignas(64) float levels[256];
+  alignas(64) float inverse_gaps[256];
+};
+
+// Moments of one bucket, float64: norm, sum of r, sum of squared deviations from the bucket's mean, sum of r * r.
+struct BucketMoments {
+  double norm, sum, deviations, squares;
+};
+
+struct Histogram {
+  int octaves, bins_per_octave_log2, weight_exponent;
+  double* mass;
+  double* first_moment;
+};
+
+struct Kernels {
+  const char* name;
+  // Write norms float32[buckets] and packed codes of `elements` values; `first_element` offsets the random counter.
+  // `scratch` float32[bucket_size] is used when clipping.
+  void (*encode)(const float* values, int64_t elements, const Quantiser&, const Table&, StreamKey, uint32_t first_element,
+                 float* scratch, float* norms, uint32_t* words);
+  // Write scale * sum over records, in order, of norm * level.
+  void (*decode_sum)(const uint8_t* const* records, int count, int64_t elements, const Quantiser&, const Table&,
+                     size_t norms_offset, size_t codes_offset, float scale, float* out);
+  // Add normalised coordinates to the histogram and write one BucketMoments a bucket.
+  void (*statistics)(const float* values, int64_t elements, const Quantiser&, const Histogram&, float* scratch,
+                     BucketMoments*);
+};
+
+const Kernels& baseline_kernels();
+#if defined(__x86_64__)
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+#endif
+
+}  // namespace alq

@@ -1,0 +1,19 @@
+// The CPU kernels for x86-64 with avx2.
+#if defined(__x86_64__)
+#pragma GCC target("avx2")
+#include "kernels.h"
+
+#define ALQ_WIDTH 8
+
+namespace alq {
+namespace {
+#include "kernels_impl.h"
+}  // namespace
+
+const Kernels& avx2_kernels() {
+  static const Kernels kernels = {"avx2", encode_any, decode_any, gather_statistics};
+  return kernels;
+}
+
+}  // namespace alq
+#endif

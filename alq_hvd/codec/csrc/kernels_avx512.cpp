@@ -1,0 +1,19 @@
+// The CPU kernels for x86-64 with avx512f, avx512bw, avx512dq, avx512vl.
+#if defined(__x86_64__)
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl")
+#include "kernels.h"
+
+#define ALQ_WIDTH 16
+
+namespace alq {
+namespace {
+#include "kernels_impl.h"
+}  // namespace
+
+const Kernels& avx512_kernels() {
+  static const Kernels kernels = {"avx512", encode_any, decode_any, gather_statistics};
+  return kernels;
+}
+
+}  // namespace alq
+#endif

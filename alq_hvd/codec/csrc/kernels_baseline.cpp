@@ -1,0 +1,16 @@
+// The CPU kernels for any processor.
+#include "kernels.h"
+
+#define ALQ_WIDTH 4
+
+namespace alq {
+namespace {
+#include "kernels_impl.h"
+}  // namespace
+
+const Kernels& baseline_kernels() {
+  static const Kernels kernels = {"baseline", encode_any, decode_any, gather_statistics};
+  return kernels;
+}
+
+}  // namespace alq

@@ -1,0 +1,162 @@
+// The Python module alq_hvd.codec._native: checks its arguments, releases the GIL, and calls the kernels that suit the
+// processor it runs on.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace py = pybind11;
+
+namespace alq {
+namespace {
+
+using FloatArray = py::array_t<float, py::array::c_style>;
+using ByteArray = py::array_t<uint8_t, py::array::c_style>;
+using DoubleArray = py::array_t<double, py::array::c_style>;
+
+std::vector<const Kernels*> supported_kernels() {
+  std::vector<const Kernels*> all = {&baseline_kernels()};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) all.push_back(&avx2_kernels());
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    all.push_back(&avx512_kernels());
+#endif
+  return all;
+}
+
+const Kernels& kernels_named(const std::string& name) {
+  for (const Kernels* kernels : supported_kernels())
+    if (name == kernels->name) return *kernels;
+  throw std::invalid_argument("this processor has no instruction set " + name);
+}
+
+Quantiser checked_quantiser(int bits, int64_t bucket_size, bool maximum_norm, double clip) {
+  if (bits < 1 || bits > 8) throw std::invalid_argument("bits must be 1 to 8");
+  if (bucket_size < 1) throw std::invalid_argument("bucket_size must be positive");
+  return {bits, bucket_size, maximum_norm, clip};
+}
+
+Table checked_table(const FloatArray& levels, const FloatArray& inverse_gaps, int bits) {
+  if (levels.ndim() != 1 || levels.size() < 2 || levels.size() > (1 << bits) || inverse_gaps.size() != levels.size())
+    throw std::invalid_argument("levels and inverse_gaps must be float32[2 to 2**bits] of one length");
+  Table table;
+  table.count = static_cast<int>(levels.size());
+  for (int i = 0; i < 256; ++i) {
+    table.levels[i] = i < table.count ? levels.data()[i] : std::numeric_limits<float>::infinity();
+    table.inverse_gaps[i] = i < table.count ? inverse_gaps.data()[i] : 0.0f;
+  }
+  return table;
+}
+
+int64_t word_rows(int64_t elements, int bits) {
+  const int64_t tail_rows = (elements % kTile + kLanes - 1) / kLanes;
+  return elements / kTile * bits + (tail_rows * bits + 31) / 32;
+}
+
+// Raise unless norms and codes of `elements` lie inside a record of `record_bytes` bytes.
+void check_record(int64_t record_bytes, int64_t elements, const Quantiser& quantiser, int64_t norms_offset,
+                  int64_t codes_offset) {
+  const int64_t buckets = (elements + quantiser.bucket_size - 1) / quantiser.bucket_size;
+  const int64_t end = codes_offset + 4 * kLanes * word_rows(elements, quantiser.bits);
+  if (norms_offset < 0 || norms_offset % 4 || codes_offset % 4 || codes_offset < norms_offset + 4 * buckets ||
+      record_bytes < end)
+    throw std::invalid_argument("the record is too short for its elements: " + std::to_string(record_bytes) +
+                                " bytes, needs " + std::to_string(end));
+}
+
+std::unique_ptr<float[]> scratch_for(const Quantiser& quantiser) {
+  return std::unique_ptr<float[]>(quantiser.clip > 0 ? new float[quantiser.bucket_size] : nullptr);
+}
+
+void encode(const std::string& isa, const FloatArray& values, ByteArray record, int64_t norms_offset,
+            int64_t codes_offset, int bits, int64_t bucket_size, bool maximum_norm, double clip,
+            const FloatArray& levels, const FloatArray& inverse_gaps, uint32_t key_first, uint32_t key_second,
+            uint32_t first_element) {
+  const Quantiser quantiser = checked_quantiser(bits, bucket_size, maximum_norm, clip);
+  const Table table = checked_table(levels, inverse_gaps, bits);
+  const Kernels& kernels = kernels_named(isa);
+  const int64_t elements = values.size();
+  check_record(record.size(), elements, quantiser, norms_offset, codes_offset);
+  const float* from = values.data();
+  uint8_t* to = record.mutable_data();
+  py::gil_scoped_release unlocked;
+  const auto scratch = scratch_for(quantiser);
+  kernels.encode(from, elements, quantiser, table, {key_first, key_second}, first_element, scratch.get(),
+                 reinterpret_cast<float*>(to + norms_offset), reinterpret_cast<uint32_t*>(to + codes_offset));
+}
+
+void decode_sum(const std::string& isa, const std::vector<ByteArray>& records, FloatArray out, int64_t norms_offset,
+                int64_t codes_offset, int bits, int64_t bucket_size, const FloatArray& levels,
+                const FloatArray& inverse_gaps, float scale) {
+  const Quantiser quantiser = checked_quantiser(bits, bucket_size, false, 0);
+  const Table table = checked_table(levels, inverse_gaps, bits);
+  const Kernels& kernels = kernels_named(isa);
+  const int64_t elements = out.size();
+  std::vector<const uint8_t*> starts;
+  for (const ByteArray& record : records) {
+    check_record(record.size(), elements, quantiser, norms_offset, codes_offset);
+    starts.push_back(record.data());
+  }
+  float* to = out.mutable_data();
+  py::gil_scoped_release unlocked;
+  kernels.decode_sum(starts.data(), static_cast<int>(starts.size()), elements, quantiser, table, norms_offset,
+                     codes_offset, scale, to);
+}
+
+// Return (mass, first_moment, moments[buckets, 4]).
+py::tuple statistics(const std::string& isa, const FloatArray& values, int64_t bucket_size, bool maximum_norm,
+                     double clip, int weight_exponent, int octaves, int bins_per_octave_log2) {
+  const Quantiser quantiser = checked_quantiser(1, bucket_size, maximum_norm, clip);
+  if (octaves < 1 || octaves > 126 || bins_per_octave_log2 < 0 || bins_per_octave_log2 > 10)
+    throw std::invalid_argument("octaves must be 1 to 126 and bins_per_octave_log2 0 to 10");
+  const Kernels& kernels = kernels_named(isa);
+  const int64_t elements = values.size(), buckets = (elements + bucket_size - 1) / bucket_size;
+  const int64_t bins = 2 * ((static_cast<int64_t>(octaves) << bins_per_octave_log2) + 1);
+  DoubleArray mass(bins), first_moment(bins), moments({buckets, int64_t{4}});
+  std::fill_n(mass.mutable_data(), bins, 0.0);
+  std::fill_n(first_moment.mutable_data(), bins, 0.0);
+  const Histogram histogram = {octaves, bins_per_octave_log2, weight_exponent, mass.mutable_data(),
+                               first_moment.mutable_data()};
+  auto* rows = reinterpret_cast<BucketMoments*>(moments.mutable_data());
+  const float* from = values.data();
+  {
+    py::gil_scoped_release unlocked;
+    const auto scratch = scratch_for(quantiser);
+    kernels.statistics(from, elements, quantiser, histogram, scratch.get(), rows);
+  }
+  return py::make_tuple(mass, first_moment, moments);
+}
+
+}  // namespace
+}  // namespace alq
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "CPU kernels of alq_hvd: encode, decode and sum, statistics. Arrays must be contiguous, of exact dtype.";
+  module.def("instruction_sets", [] {
+    std::vector<std::string> names;
+    for (const alq::Kernels* kernels : alq::supported_kernels()) names.push_back(kernels->name);
+    return names;
+  }, "Return the instruction sets this processor supports, slowest first.");
+  module.def("encode", &alq::encode, py::arg("isa"), py::arg("values").noconvert(), py::arg("record").noconvert(),
+             py::kw_only(), py::arg("norms_offset"), py::arg("codes_offset"), py::arg("bits"), py::arg("bucket_size"),
+             py::arg("maximum_norm"), py::arg("clip"), py::arg("levels").noconvert(),
+             py::arg("inverse_gaps").noconvert(), py::arg("key_first"), py::arg("key_second"),
+             py::arg("first_element"), "Write the norms and packed codes of values into record.");
+  module.def("decode_sum", &alq::decode_sum, py::arg("isa"), py::arg("records").noconvert(),
+             py::arg("out").noconvert(), py::kw_only(), py::arg("norms_offset"), py::arg("codes_offset"),
+             py::arg("bits"), py::arg("bucket_size"), py::arg("levels").noconvert(),
+             py::arg("inverse_gaps").noconvert(), py::arg("scale"), "Write scale * sum of the decoded records into out.");
+  module.def("statistics", &alq::statistics, py::arg("isa"), py::arg("values").noconvert(), py::kw_only(),
+             py::arg("bucket_size"), py::arg("maximum_norm"), py::arg("clip"), py::arg("weight_exponent"),
+             py::arg("octaves"), py::arg("bins_per_octave_log2"),
+             "Return (mass, first_moment, moments) of the normalised values.");
+}
