@@ -1,0 +1,71 @@
+"""The registry: every name works where it is defined, and says where it is when it is not."""
+
+import math
+
+import numpy as np
+import pytest
+
+from alq_hvd import methods
+from alq_hvd.errors import ConfigurationError
+
+
+@pytest.mark.parametrize("name", methods.NAMES)
+def test_every_method_has_first_levels_that_fit_its_bits(name: str) -> None:
+    lowest = methods.method(name, bits=2).minimum_bits
+    for bits in range(lowest, min(methods.method(name, bits=2).maximum_bits, 8) + 1):
+        found = methods.method(name, bits=bits)
+        levels = found.initial(bits)
+        assert levels.minimum_bits <= bits
+        assert levels.values[0] == -1 and levels.values[-1] == 1
+        assert np.array_equal(levels.values, -levels.values[::-1])
+
+
+def test_published_tables_at_three_bits() -> None:
+    """Section 3 of the specification: +-{1/7, 3/7, 5/7, 1} and +-{1/8, 1/4, 1/2, 1}."""
+    uniform = methods.method("qsgd", bits=3).initial(3).values[4:]
+    np.testing.assert_allclose(uniform, np.array([1, 3, 5, 7]) / 7, rtol=1e-6)
+    for name in ("alq", "nuqsgd"):
+        assert methods.method(name, bits=3).initial(3).values[4:].tolist() == [0.125, 0.25, 0.5, 1.0]
+
+
+def test_norms_and_clipping_of_the_published_methods() -> None:
+    norms = {name: methods.method(name, bits=2).norm for name in ("alq", "qsgd", "qsgdinf", "nuqsgd", "terngrad")}
+    assert norms == {"alq": "l2", "qsgd": "l2", "qsgdinf": "linf", "nuqsgd": "l2", "terngrad": "linf"}
+    assert methods.method("terngrad", bits=2).clip == 2.5
+    assert methods.method("terngrad", bits=2, clip=math.inf).clip is None
+    assert methods.method("alq", bits=3).clip is None
+    assert methods.method("alq", bits=3, clip=3.0).clip == 3.0
+
+
+def test_nuqsgd_with_zero_is_the_one_its_theory_describes() -> None:
+    levels = methods.method("nuqsgd", bits=3, zero_level=True).initial(3)
+    assert levels.values.tolist() == [-1, -0.5, -0.25, 0, 0.25, 0.5, 1]
+
+
+def test_weighting() -> None:
+    assert methods.method("alq", bits=3).policy.weight_exponent == 2
+    assert methods.method("alq", bits=3, weight_exponent=1).policy.weight_exponent == 1
+    assert methods.method("alq_n", bits=3).policy.weight_exponent == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"name": "alp", "bits": 3}, "expected one of alq, alq_n"),
+        ({"name": "terngrad", "bits": 3}, "terngrad is defined at 2 bits only, got 3"),
+        ({"name": "alq", "bits": 9}, "alq is defined at 1 to 8 bits, got 9"),
+        ({"name": "qsgd", "bits": 1, "zero_level": True}, "with a zero level is defined at 2 to 8 bits, got 1"),
+        ({"name": "alq", "bits": True}, "1 to 8 bits, got True"),
+        ({"name": "alq", "bits": 3, "norm": "l1"}, "expected one of l2, linf, got 'l1'"),
+        ({"name": "alq", "bits": 3, "clip": 0.0}, "clip: expected a positive number"),
+        ({"name": "alq", "bits": 3, "clip": math.nan}, "clip: expected a positive number"),
+        ({"name": "alq_n", "bits": 3, "weight_exponent": 2}, "alq_n takes 0, got 2"),
+        ({"name": "alq", "bits": 3, "weight_exponent": 3}, "alq takes 2 or 1 or 0, got 3"),
+        ({"name": "qsgd", "bits": 3, "weight_exponent": 1}, "qsgd has no such option"),
+        ({"name": "alq", "bits": 3, "free_ends": True}, "free_ends: alq takes False"),
+        ({"name": "terngrad", "bits": 2, "zero_level": True}, "zero_level: terngrad takes False"),
+    ],
+)
+def test_a_mistake_is_named_with_what_is_valid(call: dict, message: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ConfigurationError, match=message):
+        methods.method(**call)
