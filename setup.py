@@ -5,9 +5,9 @@ from glob import glob
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
 
-# The three codecs produce the same bytes only while no multiply and add are fused (-ffp-contract=off); -ffast-math would
-# break NaN, Inf and the order of sums. errno and floating-point traps are never read here, and giving them up lets plain
-# loops become vector code. No -march: a wheel must run on other machines than the one that built it.
+# The three codecs produce the same bytes only while no multiply and add are fused (-ffp-contract=off); -ffast-math
+# would break NaN, Inf and the order of sums. errno and floating-point traps are never read here, and giving them up
+# lets plain loops become vector code. No -march: a wheel must run on other machines than the one that built it.
 native_codec = Pybind11Extension(
     "alq_hvd.codec._native",
     sorted(glob("alq_hvd/codec/csrc/*.cpp")),

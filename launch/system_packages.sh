@@ -13,6 +13,8 @@ have_headers() {
 }
 have_images() { [[ -f $IMAGES/train-images-idx3-ubyte.gz ]]; }
 
+# The arrays below are read by name (`local -n` in missing).
+# shellcheck disable=SC2034
 # One line a need: Debian package | check | what for. Without the first group nothing can run.
 ESSENTIAL=(
     "python3|have_python|Python 3.10 or newer runs everything ($PYTHON is missing or older)"
@@ -23,6 +25,7 @@ ESSENTIAL=(
     "libopenmpi-dev|have mpicxx|MPI's headers, to compile Horovod and mpi4py"
     "openmpi-bin|have mpirun|starts the ranks"
 )
+# shellcheck disable=SC2034
 # Each of these has a substitute, so a user without root goes on without.
 OPTIONAL=(
     "cmake|usable_cmake cmake|configures Horovod's build (substitute: cmake from PyPI, inside .venv)"

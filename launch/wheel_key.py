@@ -1,7 +1,7 @@
 """Name the cached Horovod wheel after everything that its machine code depends on.
 
-A wheel of Horovod is only good for the Python, PyTorch, MPI, compiler, C library and processor it was built for, and pip
-sees none of that in its file name. Run by the interpreter of the virtual environment:
+A wheel of Horovod is only good for the Python, PyTorch, MPI, compiler, C library and processor it was built for, and
+pip sees little of that in its file name. Run by the interpreter of the virtual environment:
 
     python wheel_key.py HOROVOD_VERSION              print the key
     python wheel_key.py HOROVOD_VERSION --explain    print what it is made of, as JSON
@@ -29,7 +29,7 @@ ARCHITECTURE_FLAGS = ("avx", "f16c", "fma")
 BUILD_VARIABLES = re.compile(
     r"HOROVOD_(WITH|WITHOUT|GPU|CUDA|NCCL|ROCM|NVTX|BUILD|ALLOW|CPU_OPERATIONS|DEBUG)|CUDACXX$|CXX$|CC$|MPICXX$"
 )
-"""Variables of the environment that Horovod's CMake reads; those of its run time (cycle time, cache) are not among them."""
+"""Variables of the environment that Horovod's build reads; those of its run time (cycle time) are not among them."""
 
 
 def first_line(*command: str) -> str:

@@ -1,0 +1,38 @@
+# Every target is described by the comment behind its name; `make help` prints them.
+PYTHON_ENV := .venv/bin/python
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench docs clean
+
+help: ## Show these lines.
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## Install everything: system packages, .venv, PyTorch, Horovod, alq_hvd. Quick when nothing changed.
+	@./launch/setup.sh
+
+demo: setup ## Train on real images with 4 ranks three times (fp32, fp16, ALQ at 3 bits) and compare. ARGS=... is passed on.
+	@$(PYTHON_ENV) examples/demo.py $(ARGS)
+
+test: setup ## Run all tests that need neither a GPU nor a cluster. ARGS="-k name" is passed on to pytest.
+	@$(PYTHON_ENV) -m pytest -m "not gpu and not cluster" $(ARGS)
+
+lint: setup ## Check style, format, types and shell scripts; change nothing.
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@$(PYTHON_ENV) -m mypy
+	@.venv/bin/shellcheck -x launch/*.sh .ci/run
+
+bench: setup ## Run every benchmark; each writes its figures to benchmarks/results/.
+	@set -e; for script in benchmarks/[a-z]*.py; do \
+		echo "== $$script"; $(PYTHON_ENV) "$$script" $(ARGS); done
+
+docs: setup ## Build the documentation as HTML pages in docs/_build/html.
+	@$(PYTHON_ENV) -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
+clean: ## Remove what was built here, .venv too; the cache of Horovod wheels (~/.cache/alq-hvd) stays.
+	rm -rf .venv .cache build dist runs docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f alq_hvd/codec/_native*.so
+	find alq_hvd tests examples benchmarks launch -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

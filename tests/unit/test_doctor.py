@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from alq_hvd import cli
+from alq_hvd.cli import checks, doctor, trials
+from alq_hvd.cli.checks import Check
+
+
+def python(program: str) -> list[str]:
+    return [sys.executable, "-c", program]
+
+
+@pytest.mark.multirank
+def test_the_main_job_can_run_here() -> None:
+    """Really try everything: this suite runs where the main job must run."""
+    findings = doctor.examine(checks.checks(), timeout=100)
+    assert checks.unmet([finding.name for finding in findings if finding.works]) == [], doctor.as_text(findings, [])
+
+
+def test_names_agree() -> None:
+    known = {"python", "launcher", *(check.name for check in checks.checks())}
+    assert {name for group in checks.MAIN_JOB for name in group} <= known
+    assert {check.trial for check in checks.checks()} <= trials.TRIALS.keys()
+    assert all(check.remedy for check in checks.checks())
+
+
+def test_one_of_a_group_is_enough() -> None:
+    working = [group[-1] for group in checks.MAIN_JOB]
+    assert checks.unmet(working) == []
+    working.remove("codec reference")
+    assert checks.unmet(working) == ["codec native or codec reference"]
+
+
+def run_doctor(monkeypatch: pytest.MonkeyPatch, only: list[Check], *options: str) -> int:
+    monkeypatch.setattr(doctor, "checks", lambda: only)
+    return cli.main(["doctor", *options])
+
+
+def test_missing_package_is_named_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trials, "TRIALS", {})
+    check = Check("torch", "no-such-trial", "make setup")
+    assert run_doctor(monkeypatch, [check]) == 1
+    printed = capsys.readouterr().out
+    assert "MISSING  torch" in printed
+    assert "-> make setup" in printed
+    assert "can not run: it lacks numpy; scipy; torch; horovod; codec native or codec reference;" in printed
+
+
+def test_json_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_doctor(monkeypatch, [Check("numpy", "numpy", "pip install numpy")], "--json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["can_run_main_job"] is False
+    assert "torch" in report["lacking"] and "numpy" not in report["lacking"]
+    found = {finding["name"]: finding for finding in report["findings"]}
+    assert found["numpy"]["works"] is True and found["numpy"]["remedy"] == ""
+    assert found["python"]["needed"] is True
+
+
+def test_trial_that_crashes() -> None:
+    assert doctor.run_trial(python("import os; os.abort()"), 20) == (False, "died of SIGABRT")
+
+
+def test_trial_that_prints_noise_around_its_answer() -> None:
+    program = "print('warning {'); print('[1,0]<stdout>:{\"detail\": \"fine\"}'); print('bye {}')"
+    assert doctor.run_trial(python(program), 20) == (True, "fine")
+
+
+def test_trial_that_fails_without_an_answer_shows_its_last_words() -> None:
+    program = "import sys; print('libmpi.so not found'); print('-----'); sys.exit(3)"
+    assert doctor.run_trial(python(program), 20) == (False, "libmpi.so not found")
+
+
+def test_success_without_an_answer_is_no_success() -> None:
+    assert doctor.run_trial(python("pass"), 20) == (False, "exit status 0")
+
+
+def test_missing_launcher() -> None:
+    works, detail = doctor.run_trial(["/nowhere/horovodrun"], 20)
+    assert not works and detail.startswith("can not start /nowhere/horovodrun")
+
+
+def test_trial_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    program = (
+        "import pathlib, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"pathlib.Path({str(note)!r}).write_text(str(child.pid))\n"
+        "time.sleep(600)"
+    )
+    assert doctor.run_trial(python(program), 2) == (False, "no answer within 2 s")
+    state = Path(f"/proc/{note.read_text()}/stat")
+    deadline = time.monotonic() + 10
+    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_wrong_codec_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from alq_hvd.codec.reference import ReferenceCodec
+
+    genuine = ReferenceCodec.encode
+
+    class Flipped(ReferenceCodec):
+        def encode(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            record = genuine(self, *args, **kwargs)
+            record[-1] ^= 1
+            return record
+
+    monkeypatch.setattr("alq_hvd.codec.native.NativeCodec", Flipped)
+    with pytest.raises(Exception, match="other bytes than the reference"):
+        trials.codec("native")
+
+
+def test_bare_python_without_numpy(tmp_path: Path) -> None:
+    """The doctor must still speak, and say that numpy is what is missing."""
+    (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError(\"No module named 'numpy'\", name='numpy')")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{checks.CHECKOUT}"}
+    program = (
+        "import alq_hvd.cli.doctor as d, alq_hvd.cli.checks as c\n"
+        "print(d.as_text(d.examine([x for x in c.checks() if x.name in ('numpy', 'codec reference')], 30), []))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "MISSING  numpy" in done.stdout
+    assert "pip install 'numpy" in done.stdout
