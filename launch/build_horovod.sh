@@ -14,7 +14,7 @@ choose_cmake() {
 }
 
 build_horovod_wheel() {
-    local target=$1 cmake part
+    local target=$1 cmake
     if [[ -z $(choose_cmake) ]]; then
         say "No cmake from 3.13 up to, not including, 4: putting PyPI's into .venv."
         logged pip-cmake "${PIP[@]}" install "cmake>=3.18,<4"
@@ -23,18 +23,23 @@ build_horovod_wheel() {
     say "Building Horovod $HOROVOD_VERSION for PyTorch $(torch_version): 2 to 6 minutes, once; the wheel is kept in $target"
     # An interrupted build leaves a directory of another name, never a wheel that looks finished.
     mkdir -p "$CACHE/wheels"
-    part=$(mktemp -d "$CACHE/wheels/part.XXXXXX")
+    PART=$(mktemp -d "$CACHE/wheels/part.XXXXXX")
+    chmod 755 "$PART" # mktemp's 700 would lock out the others of a shared cache
     # --no-cache-dir: pip's own cache of wheels knows the version of Horovod but not of PyTorch or MPI, and would hand out a
     # wheel built for others. LDFLAGS=-s: 1 MB instead of 65.
     logged build-horovod env PATH="$VENV/bin:$PATH" \
         HOROVOD_WITH_PYTORCH=1 HOROVOD_WITH_MPI=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 \
         HOROVOD_CMAKE="$ROOT/launch/cmake_for_horovod.sh" ALQ_HVD_CMAKE="$cmake" \
         MAKEFLAGS="-j${ALQ_HVD_JOBS:-$(nproc)}" LDFLAGS=-s \
-        "${PIP[@]}" wheel -v --no-cache-dir --no-deps --no-build-isolation --wheel-dir "$part" "horovod==$HOROVOD_VERSION"
-    "$VENV/bin/python" "$ROOT/launch/wheel_key.py" "$HOROVOD_VERSION" --explain >"$part/inputs.json"
+        "${PIP[@]}" wheel -v --no-cache-dir --no-deps --no-build-isolation --wheel-dir "$PART" "horovod==$HOROVOD_VERSION"
+    "$VENV/bin/python" "$ROOT/launch/wheel_key.py" "$HOROVOD_VERSION" --explain >"$PART/inputs.json"
     # Another set-up may have finished the same wheel meanwhile: then its copy is as good as ours.
-    mv -T "$part" "$target" 2>/dev/null || rm -rf "$part"
+    has_wheel "$target" || { rm -rf "$target"; mv -T "$PART" "$target"; }
+    rm -rf "$PART"
+    PART=''
 }
+
+has_wheel() { compgen -G "$1/horovod-*.whl" >/dev/null; }
 
 torch_version() { "$VENV/bin/python" -c 'import importlib.metadata as m; print(m.version("torch"))'; }
 
@@ -42,8 +47,8 @@ provide_horovod() {
     local key wheels
     key=$("$VENV/bin/python" "$ROOT/launch/wheel_key.py" "$HOROVOD_VERSION")
     wheels=$CACHE/wheels/$key
-    if stamped horovod "$key"; then return 0; fi
-    if compgen -G "$wheels/horovod-*.whl" >/dev/null; then
+    if stamped horovod "$key" && installed horovod; then return 0; fi
+    if has_wheel "$wheels"; then
         say "Horovod $HOROVOD_VERSION for PyTorch $(torch_version) is in the cache: $wheels"
     else
         build_horovod_wheel "$wheels"

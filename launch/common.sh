@@ -1,35 +1,48 @@
 # Sourced by the set-up scripts: how they speak, log long steps and remember what is done.
 # shellcheck shell=bash
 
-say() { printf '%s\n' "$*"; }
+# say LINE...
+say() { printf '%s\n' "$@"; }
 
 die() {
     printf 'set-up stopped: %s\n' "$*" >&2
     exit 1
 }
 
-# Print a sign of life and the last line of LOG every half minute. `read -t` on a pipe nobody writes to, because a `sleep`
-# would outlive the kill and keep the caller's output open.
+BEAT='' # process of the heartbeat, while one beats
+PART='' # unfinished directory of a build, while one is under way
+
+at_exit() {
+    [[ -z $BEAT ]] || kill "$BEAT" 2>/dev/null || true
+    [[ -z $PART ]] || rm -rf "$PART"
+}
+trap at_exit EXIT
+
+# Print a sign of life from LOG every half minute: the last line with a percentage, or the last line. `read -t` on a pipe
+# that nobody writes to, because a `sleep` would outlive the kill and keep the caller's output open.
 heartbeat() {
     local log=$1 started=$SECONDS pipe line
+    trap - EXIT
     exec {pipe}<> <(:)
-    while ! read -r -t "${ALQ_HVD_HEARTBEAT:-30}" -u "$pipe"; do
-        line=$(tail -n 1 "$log" 2>/dev/null | cut -c 1-90)
-        printf '  ... %d s: %s\n' $((SECONDS - started)) "$line"
+    while ! read -r -t "${ALQ_HVD_HEARTBEAT:-30}" -u "$pipe" && kill -0 $$ 2>/dev/null; do
+        line=$(grep '^ *\[ *[0-9]*%\]' "$log" | tail -n 1)
+        [[ -n $line ]] || line=$(tail -n 1 "$log")
+        printf '  ... %d s: %s\n' $((SECONDS - started)) "$(cut -c 1-90 <<<"$line" | sed 's/^ *//')"
     done
 }
 
 # logged NAME COMMAND...: run COMMAND with its output in $LOGS/NAME.log; when it fails, show the end of it and stop.
 logged() {
-    local log=$LOGS/$1.log beat status=0
+    local log=$LOGS/$1.log status=0
     shift
     mkdir -p "$LOGS"
     : >"$log"
     heartbeat "$log" &
-    beat=$!
+    BEAT=$!
     "$@" >"$log" 2>&1 </dev/null || status=$?
-    kill "$beat" 2>/dev/null || true
-    wait "$beat" 2>/dev/null || true
+    kill "$BEAT" 2>/dev/null || true
+    wait "$BEAT" 2>/dev/null || true
+    BEAT=''
     if ((status)); then
         tail -n 20 "$log" >&2
         die "the command failed with status $status: $*
@@ -51,6 +64,15 @@ stamp() {
     mkdir -p "$VENV/.alq-hvd"
     printf '%s\n' "$2" >"$VENV/.alq-hvd/$1.part"
     mv "$VENV/.alq-hvd/$1.part" "$VENV/.alq-hvd/$1"
+}
+
+# installed NAME...: whether .venv has these packages: somebody may have removed what a stamp speaks of.
+installed() {
+    "$VENV/bin/python" - "$@" 2>/dev/null <<'PYTHON'
+import importlib.metadata, sys
+for name in sys.argv[1:]:
+    importlib.metadata.version(name)
+PYTHON
 }
 
 unstamp() { rm -f "$VENV/.alq-hvd/$1"; }

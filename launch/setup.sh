@@ -26,6 +26,8 @@ source launch/build_horovod.sh
 
 provide_venv() {
     local inputs
+    # Inside an activated .venv, python3 is the very interpreter this may have to replace: go by the one behind it.
+    PYTHON=$("$PYTHON" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))')
     inputs=$("$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)' | digest "$ROOT" -)
     if stamped venv "$inputs" && "$VENV/bin/python" -c '' 2>/dev/null; then return 0; fi
     say "Making .venv with $("$PYTHON" --version)."
@@ -38,7 +40,7 @@ provide_venv() {
 provide_torch() {
     local inputs
     inputs=$(digest "$TORCH_VERSION $(<"$VENV/.alq-hvd/venv")" launch/requirements-build.txt)
-    if stamped torch "$inputs"; then return 0; fi
+    if stamped torch "$inputs" && installed torch numpy mpi4py; then return 0; fi
     say "Installing PyTorch $TORCH_VERSION and what Horovod's build needs."
     unstamp torch
     logged pip-torch "${PIP[@]}" install "torch==$TORCH_VERSION" -r launch/requirements-build.txt
@@ -49,7 +51,7 @@ provide_package() {
     local packaging sources
     packaging=$(digest "$EXTRAS $(<"$VENV/.alq-hvd/torch")" setup.cfg setup.py pyproject.toml)
     sources=$(digest "$packaging" setup.py alq_hvd/codec/csrc/*)
-    if ! stamped package "$packaging"; then
+    if ! stamped package "$packaging" || ! installed alq-hvd scipy; then
         say "Installing alq_hvd, its compiled codec and the packages for tests, plots and documentation."
         unstamp extension
         # The pin again, so that no requirement of another package replaces the PyTorch that Horovod was built for.

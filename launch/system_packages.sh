@@ -57,7 +57,7 @@ describe() {
     while IFS='|' read -r package reason; do printf '  %-24s%s\n' "$package" "$reason"; done
 }
 
-names() { cut -d '|' -f 1 | tr '\n' ' ' | sed 's/ $//'; }
+names() { cut -d '|' -f 1 | paste -sd ' '; }
 
 provide_system_packages() {
     local absent essential
@@ -76,8 +76,8 @@ provide_system_packages() {
     fi
     essential=$(missing ESSENTIAL)
     if [[ -n $essential ]]; then
-        say "" "Not root, or no apt-get here. Please run this once, then call the same command again:" >&2
-        say "" "    sudo apt-get update && sudo apt-get install -y $(missing ESSENTIAL OPTIONAL | names)" "" >&2
+        say "" "Not root, or no apt-get here. Please run this once, then call the same command again:" "" >&2
+        say "    sudo apt-get update && sudo apt-get install -y $(missing ESSENTIAL OPTIONAL | names)" "" >&2
         die "essential packages are missing: $(names <<<"$essential")"
     fi
 }
