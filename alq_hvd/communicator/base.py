@@ -1,0 +1,121 @@
+"""What a communicator is: asynchronous, named collectives of bytes, whatever the bytes mean."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from alq_hvd.errors import CommunicationTimeout
+
+Payload = npt.NDArray[np.uint8]
+Result = TypeVar("Result")
+ResultOut = TypeVar("ResultOut", covariant=True)
+DEFAULT_TIMEOUT = 600.0
+"""Seconds after which a collective that nobody completes becomes an error instead of a hang."""
+_SHORTEST_NAP, _LONGEST_NAP = 2e-5, 1e-3
+
+
+class Pending(Protocol[ResultOut]):
+    """Stand for a collective in flight."""
+
+    def done(self) -> bool:
+        """Return whether ``wait`` would return at once."""
+        ...
+
+    def wait(self) -> ResultOut:
+        """Block until the collective completed, and return what it delivered; call once.
+
+        Raises:
+            CommunicationTimeout: when it did not complete in time.
+        """
+        ...
+
+
+class Communicator(Protocol):
+    """Move bytes between the ranks of one process set.
+
+    Payloads are uint8[n]. All ranks must agree on: the collective, its name, the root; a name may be used again once
+    its last use has been waited for. Different names may be started in different orders on different ranks.
+    """
+
+    @property
+    def rank(self) -> int:
+        """Return this process's rank in the process set."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Return how many ranks the process set has."""
+        ...
+
+    def allgather(self, payload: Payload, name: str) -> Pending[list[Payload]]:
+        """Give every rank's payload to every rank, in rank order; lengths must be equal."""
+        ...
+
+    def alltoall(self, payloads: Sequence[Payload], name: str) -> Pending[list[Payload]]:
+        """Give ``payloads[r]`` to rank r, and receive one payload from each rank, in rank order."""
+        ...
+
+    def gather(self, payload: Payload, root: int, name: str) -> Pending[list[Payload]]:
+        """Give every rank's payload to ``root``; other ranks receive an empty list."""
+        ...
+
+    def broadcast(self, payload: Payload, root: int, name: str) -> Pending[Payload]:
+        """Give the payload of ``root`` to every rank; all payloads must have its length."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Polled(Generic[Result]):
+    """Wait for a collective by asking, so that a dead rank becomes an error and not a hang.
+
+    Attributes:
+        ask: returns whether the collective is complete.
+        collect: returns its result once complete.
+        describe: what is waited for, for the error's text.
+        timeout: seconds.
+    """
+
+    ask: Callable[[], bool]
+    collect: Callable[[], Result]
+    describe: str
+    timeout: float
+
+    def done(self) -> bool:
+        """Return whether the collective is complete."""
+        return self.ask()
+
+    def wait(self) -> Result:
+        """Return the result, or raise ``CommunicationTimeout``."""
+        deadline = time.monotonic() + self.timeout
+        nap = _SHORTEST_NAP
+        while not self.ask():
+            if time.monotonic() > deadline:
+                raise CommunicationTimeout(
+                    f"{self.describe}: not complete after {self.timeout:g} s. A rank died, left the loop early, or was "
+                    "started without this compression: look at the other ranks' logs; raise `timeout` if they were only slow"
+                )
+            time.sleep(nap)
+            nap = min(2 * nap, _LONGEST_NAP)
+        return self.collect()
+
+def as_payload(data: bytes) -> Payload:
+    """Return ``data`` as uint8[len(data)]."""
+    return np.frombuffer(data, dtype=np.uint8)
+
+
+def allgather_bytes(communicator: Communicator, data: bytes, name: str) -> list[bytes]:
+    """Give every rank's ``data``, of any length, to every rank, in rank order; blocks.
+
+    1. All-gather the lengths. 2. All-gather the data, padded to the longest.
+    """
+    own_length = np.array([len(data)], dtype="<i8").view(np.uint8)
+    lengths = [int(raw.view("<i8")[0]) for raw in communicator.allgather(own_length, f"{name}.length").wait()]
+    padded = as_payload(data.ljust(max(lengths), b"\0"))
+    received = communicator.allgather(padded, f"{name}.data").wait()
+    return [raw[:length].tobytes() for raw, length in zip(received, lengths, strict=True)]

@@ -1,0 +1,122 @@
+"""Collectives of bytes through mpi4py, on a communicator of our own beside Horovod's: the path of the levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from alq_hvd import backends
+from alq_hvd.communicator.base import DEFAULT_TIMEOUT, Payload, Pending, Polled
+from alq_hvd.errors import BackendUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class MpiCommunicator:
+    """Move bytes with MPI's non-blocking collectives; see ``Communicator``.
+
+    MPI matches collectives by order, not by name: all ranks must start them in the same order.
+
+    Attributes:
+        comm: a duplicate of ours, an ``mpi4py.MPI.Comm``; no other traffic may use it.
+        timeout: seconds a collective may take.
+    """
+
+    comm: Any
+    timeout: float = DEFAULT_TIMEOUT
+    _mpi: Any = field(default_factory=backends.mpi, repr=False)
+
+    @classmethod
+    def for_ranks(cls, ranks: Sequence[int], timeout: float = DEFAULT_TIMEOUT) -> MpiCommunicator:
+        """Return a communicator over the world ranks ``ranks``; collective over exactly those ranks.
+
+        Raises:
+            BackendUnavailable: when MPI was not started by Horovod for all of them.
+        """
+        mpi = backends.mpi()
+        reason = unusable(len(ranks))
+        if reason:
+            raise BackendUnavailable(f"can not exchange levels over MPI: {reason}")
+        world = mpi.COMM_WORLD
+        group = world.Get_group().Incl(list(ranks))
+        return cls(world.Create_group(group), timeout)
+
+    @property
+    def rank(self) -> int:
+        """Return this process's rank in the communicator."""
+        return int(self.comm.Get_rank())
+
+    @property
+    def size(self) -> int:
+        """Return the number of ranks in the communicator."""
+        return int(self.comm.Get_size())
+
+    def allgather(self, payload: Payload, name: str) -> Pending[list[Payload]]:
+        """Give every rank's payload to every rank."""
+        lengths = np.empty(self.size, dtype=np.int64)
+        self._finish(self.comm.Iallgather(np.array([len(payload)], dtype=np.int64), lengths), name)
+        received = np.empty(int(lengths.sum()), dtype=np.uint8)
+        request = self.comm.Iallgatherv(payload, [received, lengths, _starts(lengths), self._mpi.BYTE])
+        return self._pending(request, name, lambda: np.split(received, np.cumsum(lengths)[:-1]), payload)
+
+    def alltoall(self, payloads: Sequence[Payload], name: str) -> Pending[list[Payload]]:
+        """Give ``payloads[r]`` to rank r."""
+        mine = np.array([len(payload) for payload in payloads], dtype=np.int64)
+        theirs = np.empty_like(mine)
+        self._finish(self.comm.Ialltoall(mine, theirs), name)
+        sent, received = np.concatenate(payloads), np.empty(int(theirs.sum()), dtype=np.uint8)
+        byte = self._mpi.BYTE
+        request = self.comm.Ialltoallv([sent, mine, _starts(mine), byte], [received, theirs, _starts(theirs), byte])
+        return self._pending(request, name, lambda: np.split(received, np.cumsum(theirs)[:-1]), sent)
+
+    def gather(self, payload: Payload, root: int, name: str) -> Pending[list[Payload]]:
+        """Give every rank's payload to ``root``."""
+        lengths = np.zeros(self.size, dtype=np.int64)
+        self._finish(self.comm.Igather(np.array([len(payload)], dtype=np.int64), lengths, root), name)
+        received = np.empty(int(lengths.sum()), dtype=np.uint8)
+        request = self.comm.Igatherv(payload, [received, lengths, _starts(lengths), self._mpi.BYTE], root)
+        if self.rank != root:
+            return self._pending(request, name, list, payload)
+        return self._pending(request, name, lambda: np.split(received, np.cumsum(lengths)[:-1]), payload)
+
+    def broadcast(self, payload: Payload, root: int, name: str) -> Pending[Payload]:
+        """Give the payload of ``root`` to every rank."""
+        buffer = payload.copy()
+        return self._pending(self.comm.Ibcast(buffer, root), name, lambda: buffer, buffer)
+
+    def _pending(self, request: Any, name: str, collect: Any, kept_alive: Payload) -> Any:
+        # MPI reads the send buffer until the request completes; the closure keeps it alive.
+        return Polled(
+            ask=lambda: kept_alive is not None and bool(request.Test()),
+            collect=collect,
+            describe=f"rank {self.rank}: MPI collective {name!r}",
+            timeout=self.timeout,
+        )
+
+    def _finish(self, request: Any, name: str) -> None:
+        self._pending(request, name, lambda: None, np.empty(0, np.uint8)).wait()
+
+
+def unusable(ranks: int) -> str:
+    """Return why mpi4py can not serve ``ranks`` ranks beside Horovod, or an empty string when it can.
+
+    Under Gloo, mpi4py would initialise MPI as a world of one: nothing of MPI is touched before Horovod says that it
+    runs on MPI itself.
+    """
+    hvd = backends.horovod()
+    if not hvd.mpi_enabled():
+        return "Horovod was not started with MPI"
+    if not hvd.mpi_threads_supported():
+        return "MPI was initialised without MPI_THREAD_MULTIPLE (is HOROVOD_MPI_THREADS_DISABLE set?)"
+    if not backends.available("mpi4py"):
+        return "mpi4py is not installed: pip install 'alq-hvd[mpi]'"
+    world = backends.mpi().COMM_WORLD.Get_size()
+    if world < ranks:
+        return f"mpi4py sees {world} ranks, Horovod {ranks}: both must use the same MPI library"
+    return ""
+
+
+def _starts(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.concatenate([[0], np.cumsum(lengths)[:-1]])

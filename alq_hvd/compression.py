@@ -1,0 +1,343 @@
+"""The Horovod-facing shell: a Compressor whose payload travels beside Horovod's own allreduce of a probe.
+
+It knows the order in which Horovod calls, and nothing of arithmetic:
+
+* ``compress`` runs in backward hooks, in any order; on each rank every ``compress`` of a step precedes the first
+  ``decompress`` of it (``horovod/torch/optimizer.py``, ``synchronize``).
+* What ``compress`` returns is reduced in place by Horovod and handed to ``decompress``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from alq_hvd import backends
+from alq_hvd.aggregator import Aggregator
+from alq_hvd.codec.base import Codec
+from alq_hvd.codec.native import NativeCodec
+from alq_hvd.codec.reference import ReferenceCodec
+from alq_hvd.communicator import mpi
+from alq_hvd.communicator.base import Communicator
+from alq_hvd.communicator.horovod import HorovodCommunicator
+from alq_hvd.errors import CallOrderError, UnsupportedReduction, UnsupportedTensor
+from alq_hvd.handshake import MPI_LEVELS, agree_on_configuration, fingerprint
+from alq_hvd.ledger import ring_bytes
+from alq_hvd.options import Options
+from alq_hvd.plan import CallOrderKeys, FusionPlan, IdentityKeys, Keys, Slot
+from alq_hvd.probe import PROBE_BYTES, PROBE_LENGTH, Probe
+from alq_hvd.version import __version__
+
+_Compressor = backends.require("horovod.torch.compression").Compressor
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ticket:
+    """Remember, from ``compress`` to ``decompress``, which gradient a probe stands for."""
+
+    index: int
+    name: str
+    shape: Any
+    dtype: Any
+    device: Any
+    probe: Probe
+
+
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """Remember a gradient that Horovod reduces itself, exact."""
+
+    dtype: Any
+
+
+class QuantisedCompressor(_Compressor):  # type: ignore[misc]
+    """Compress gradients for ``hvd.DistributedOptimizer(compression=...)`` on stock Horovod.
+
+    Made by ``alq_hvd.Compression.<method>``. One instance serves one optimizer.
+
+    All ranks must agree on: the options, the parameters, the number of steps.
+
+    Args:
+        options: validated options.
+        named_parameters: ``model.named_parameters()``. With them, hooks may fire in any order on any rank; without,
+            gradients are recognised by call order, which must be the same everywhere, and the first step does not
+            overlap with the backward pass.
+        process_set: the ``hvd.ProcessSet`` given to the optimizer; ``None`` for all ranks.
+        communicator: replaces Horovod as the carrier of payloads and levels (simulated worlds, tests).
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        named_parameters: Iterable[tuple[str, Any]] | None = None,
+        process_set: Any = None,
+        communicator: Communicator | None = None,
+    ) -> None:
+        self.options = options
+        self._exact = options.resolve().exact
+        self._keys: Keys
+        if named_parameters is None:
+            self._keys = CallOrderKeys(options.min_elements, options.fusion_elements)
+        else:
+            self._keys = IdentityKeys(list(named_parameters), options.min_elements, options.fusion_elements)
+        self._process_set = process_set
+        self._communicator = communicator
+        self._over_horovod = communicator is None
+        self._aggregator = Aggregator(options, _codec(options.codec))
+        self._configuration = fingerprint({**options.shared(), "alq_hvd": __version__})
+        self._torch = backends.torch()
+        self._ledger = self._aggregator.ledger
+        self._rank, self._size = 0, 0  # of the world agreed with; 0 ranks: none yet
+        self._agreed_plan: FusionPlan | None = None
+        self._buffers: list[Any] = []
+        self._filled: list[set[int]] = []
+        self._staged: list[Any] = []  # gradients of the first step, while call order is being learnt
+        self._results: dict[int, Any] = {}
+        self._outstanding = 0
+        self._delivering = False
+        self._passed_elements = self._passed_elements_last_step = 0
+
+    # ------------------------------------------------------------------ called by Horovod
+
+    def compress(self, tensor: Any) -> tuple[Any, Any]:
+        """Start the exchange of a gradient, and return what Horovod shall reduce in its place.
+
+        Args:
+            tensor: a gradient; integer, sparse and small ones, and tensors that are no parameter's gradient, are
+                returned as they are for Horovod to reduce exactly.
+
+        Raises:
+            UnsupportedReduction: ``tensor`` is a parameter itself, which is how Adasum's optimizer calls.
+            UnsupportedTensor: a floating dtype that can not be converted to float32 and back.
+            ConfigurationMismatch: at the first call, when ranks were started with different options.
+            CallOrderError: the gradient was handed over before in this step, or does not fit the call order.
+        """
+        torch = self._torch
+        if isinstance(tensor, torch.nn.Parameter):
+            raise UnsupportedReduction(
+                "expected a gradient, got a parameter: Horovod's Adasum reduces changes of parameters, which can not be "
+                "quantised here. Use op=hvd.Average or op=hvd.Sum, or drop compression"
+            )
+        self._connect()
+        if self._exact or self._size == 1 or not _is_plain(torch, tensor):
+            return self._pass(tensor)
+        if self._delivering:
+            raise CallOrderError(
+                f"rank {self._rank}: a gradient arrived while those of step {self._aggregator.step} are still being delivered. "
+                "Give every optimizer its own alq_hvd.Compression"
+            )
+        if self._keys.plan is not None and self._agreed_plan is None:
+            self._agree_on_plan(self._keys.plan)
+        slot = self._keys.locate(tensor)
+        if slot is None:
+            return self._pass(tensor)
+        _require_float(torch, tensor)
+        if self._agreed_plan is None:
+            self._staged.append(tensor.detach().reshape(-1).to("cpu", torch.float32, copy=True))
+        else:
+            self._fill(slot, tensor)
+            self._aggregator.advance()
+        self._outstanding += 1
+        probe = Probe(
+            rank=self._rank,
+            size=self._size,
+            configuration=self._configuration,
+            levels=self._aggregator.levels_fingerprint,
+            tensor=slot.index,
+            step=self._aggregator.step,
+        )
+        self._ledger.sent(ring_bytes(self._size, PROBE_BYTES))
+        ticket = _Ticket(slot.index, slot.name, tensor.shape, tensor.dtype, tensor.device, probe)
+        return torch.tensor(probe.values(), dtype=torch.float32), ticket
+
+    def decompress(self, tensor: Any, ctx: Any) -> Any:
+        """Return the reduced gradient that belongs to ``ctx``.
+
+        Args:
+            tensor: what Horovod made of what ``compress`` returned.
+            ctx: what ``compress`` returned beside it; ``None`` for sparse gradients, which never came here.
+
+        Raises:
+            UnsupportedReduction, ConfigurationMismatch, LevelsMismatch, CallOrderError: the probe shows that ranks do
+                not agree, before any wrong number is returned.
+            WireFormatError: a payload was damaged.
+            CommunicationTimeout: a payload did not arrive in time.
+        """
+        if ctx is None:
+            return tensor
+        if isinstance(ctx, _Passed):
+            return tensor if tensor.dtype == ctx.dtype else tensor.to(ctx.dtype)
+        if tuple(tensor.shape) != (PROBE_LENGTH,):
+            raise UnsupportedReduction(
+                f"expected Horovod's allreduce of {PROBE_LENGTH} numbers for {ctx.name}, got shape {tuple(tensor.shape)}: "
+                "reducescatter can not be compressed"
+            )
+        factor = ctx.probe.check(tensor.tolist(), ctx.name)
+        if not self._delivering:
+            self._all_gradients_seen()
+        assert self._agreed_plan is not None
+        slot = self._agreed_plan.slots[ctx.index]
+        if slot.group not in self._results:
+            total = self._aggregator.result(slot.group, factor / self._size)
+            self._results[slot.group] = self._torch.from_numpy(total)
+        part = self._results[slot.group][slot.start : slot.stop]
+        gradient = part.reshape(ctx.shape).to(device=ctx.device, dtype=ctx.dtype)
+        self._outstanding -= 1
+        if self._outstanding == 0:
+            self._end_step()
+        return gradient
+
+    # ------------------------------------------------------------------ called by the user
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what this rank counted so far, as plain values that json can write.
+
+        Keys: ``method``, ``bits``, ``step`` (completed steps), ``bytes_per_step`` (sent by this rank in the last step:
+        records, probes, and gradients that Horovod reduced itself, by the ring formula), ``bytes_total``,
+        ``relative_variance`` (E|Q(g)-g|^2/|g|^2 of this rank's own gradients, latest measurement), ``levels_version``,
+        ``levels``, ``seconds`` (of this rank in encode, exchange, decode, adapt), ``adaptations``,
+        ``compressed_elements`` and ``passed_through_elements`` (of a step).
+        """
+        aggregator, ledger = self._aggregator, self._ledger
+        return {
+            "method": self.options.method,
+            "bits": self.options.bits,
+            "step": aggregator.step,
+            "bytes_per_step": ledger.bytes_last_step,
+            "bytes_total": ledger.bytes_total,
+            "relative_variance": aggregator.relative_variance,
+            "levels_version": aggregator.levels.version,
+            "levels": [] if self._exact else aggregator.levels.values.tolist(),
+            "seconds": dict(ledger.seconds),
+            "adaptations": [asdict(adaptation) for adaptation in aggregator.adaptations],
+            "compressed_elements": sum(self._agreed_plan.group_elements) if self._agreed_plan else 0,
+            "passed_through_elements": self._passed_elements_last_step,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold beside model and optimizer; call it between steps.
+
+        Plain Python values, the same on every rank but for counters.
+        """
+        if self._outstanding:
+            raise CallOrderError("state_dict: expected to be called between steps, got a step with gradients in flight")
+        return self._aggregator.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken; call it on every rank, with the same state, before the next step.
+
+        Raises:
+            StateError: when the state belongs to another method, width or seed, or is damaged.
+        """
+        self._aggregator.load_state_dict(state)
+
+    # ------------------------------------------------------------------ inside
+
+    def _connect(self) -> None:
+        """Agree with all ranks on the options, at the first call and whenever the world has changed (elastic Horovod)."""
+        if self._communicator is None:
+            self._communicator = HorovodCommunicator(self._process_set, self.options.timeout)
+        communicator = self._communicator
+        if communicator.size == self._size:
+            return
+        self._rank, self._size = communicator.rank, communicator.size
+        self._agreed_plan = None
+        self._staged, self._results, self._outstanding, self._delivering = [], {}, 0, False
+        if self._size == 1 or self._exact:
+            return
+        shared = {**self.options.shared(), "alq_hvd": __version__}
+        able = self._over_horovod and not mpi.unusable(self._size)
+        agreed = agree_on_configuration(communicator, {**shared, MPI_LEVELS: able}, f"{self.options.name}.options")
+        control = communicator
+        if agreed[MPI_LEVELS]:
+            control = mpi.MpiCommunicator.for_ranks(self._world_ranks(), self.options.timeout)
+        self._aggregator.connect(communicator, control)
+        if self._rank == 0:
+            way = "MPI" if agreed[MPI_LEVELS] else "the communicator of the gradients"
+            _logger.info("%s at %d bits on %d ranks; levels travel over %s", self.options.method, self.options.bits,
+                         self._size, way)  # fmt: skip
+
+    def _world_ranks(self) -> list[int]:
+        ranks = getattr(self._process_set, "ranks", None)
+        return list(ranks) if ranks else list(range(self._size))
+
+    def _agree_on_plan(self, plan: FusionPlan) -> None:
+        assert self._communicator is not None
+        own = {"gradients": plan.describe()}
+        agree_on_configuration(self._communicator, own, f"{self.options.name}.gradients")
+        self._agreed_plan = plan
+        self._buffers = [self._torch.empty(size, dtype=self._torch.float32) for size in plan.group_elements]
+        self._filled = [set() for _ in plan.group_elements]
+
+    def _fill(self, slot: Slot, gradient: Any) -> None:
+        """Copy a gradient into its fusion group, and start the group's exchange when it is complete."""
+        assert self._agreed_plan is not None
+        filled = self._filled[slot.group]
+        if slot.index in filled:
+            raise CallOrderError(
+                f"rank {self._rank}: gradient {slot.name} was handed over twice in step {self._aggregator.step}. Give every "
+                "optimizer its own alq_hvd.Compression, and call optimizer.step() or synchronize() once a step"
+            )
+        buffer = self._buffers[slot.group]
+        buffer[slot.start : slot.stop].copy_(gradient.detach().reshape(-1))
+        filled.add(slot.index)
+        if len(filled) == self._agreed_plan.group_slots[slot.group]:
+            self._aggregator.start(slot.group, buffer.numpy())
+
+    def _all_gradients_seen(self) -> None:
+        """Make sure, at a step's first ``decompress``, that every fusion group is on its way."""
+        plan = self._keys.end_of_calls()
+        if self._agreed_plan is None:
+            self._agree_on_plan(plan)
+        for slot, gradient in zip(plan.slots, self._staged, strict=False):
+            self._fill(slot, gradient)
+        self._staged = []
+        missing = [slot.name for slot in plan.slots if slot.index not in self._filled[slot.group]]
+        if missing:
+            shown = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+            raise CallOrderError(
+                f"rank {self._rank}, step {self._aggregator.step}: expected {len(plan.slots)} gradients before the first "
+                f"result is fetched, {len(missing)} are missing: {shown}. Pass to alq_hvd.Compression exactly the parameters "
+                "that this optimizer reduces, and fetch results with optimizer.synchronize() or step()"
+            )
+        self._delivering = True
+
+    def _end_step(self) -> None:
+        self._delivering = False
+        self._results = {}
+        for filled in self._filled:
+            filled.clear()
+        self._keys.end_step()
+        self._passed_elements_last_step, self._passed_elements = self._passed_elements, 0
+        self._aggregator.end_step()
+
+    def _pass(self, tensor: Any) -> tuple[Any, _Passed]:
+        """Leave a tensor to Horovod, which has no bfloat16: that travels as float32, which holds it exactly."""
+        wide = tensor.to(self._torch.float32) if tensor.dtype == self._torch.bfloat16 else tensor
+        self._passed_elements += int(tensor.numel())
+        self._ledger.sent(ring_bytes(self._size, wide.numel() * wide.element_size()))
+        return wide, _Passed(tensor.dtype)
+
+
+def _is_plain(torch: Any, tensor: Any) -> bool:
+    """Return whether ``tensor`` could be a gradient to compress: dense, floating, outside autograd."""
+    return bool(tensor.layout == torch.strided and tensor.is_floating_point() and not tensor.requires_grad)
+
+
+def _require_float(torch: Any, tensor: Any) -> None:
+    supported = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    if tensor.dtype not in supported:
+        names = ", ".join(str(dtype) for dtype in supported)
+        raise UnsupportedTensor(f"expected a gradient of dtype {names}, got {tensor.dtype}: exclude it from named_parameters")
+
+
+def _codec(name: str) -> Codec:
+    if name == "reference":
+        return ReferenceCodec()
+    if name == "native" or backends.available("alq_hvd.codec._native"):
+        return NativeCodec()
+    _logger.warning("the C++ codec is not compiled; the NumPy one, some seventy times slower, is used. See alq-hvd doctor")
+    return ReferenceCodec()

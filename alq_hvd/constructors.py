@@ -1,0 +1,86 @@
+"""``alq_hvd.Compression.<method>(...)``: one constructor a method, in the shape of ``hvd.Compression``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alq_hvd.adaptation.schedule import Schedule
+from alq_hvd.communicator.base import DEFAULT_TIMEOUT, Communicator
+from alq_hvd.compression import QuantisedCompressor
+from alq_hvd.config import Norm
+from alq_hvd.options import Options
+
+
+@dataclass(frozen=True, slots=True)
+class Constructor:
+    """Make the compressors of one method; the arguments are those of ``Options``, whose documentation they share."""
+
+    method: str
+    bits: int = 3
+
+    def __call__(
+        self,
+        bits: int | None = None,
+        bucket_size: int = 8192,
+        *,
+        named_parameters: Iterable[tuple[str, Any]] | None = None,
+        process_set: Any = None,
+        norm: Norm | None = None,
+        clip: float | None = None,
+        weight_exponent: int | None = None,
+        zero_level: bool = False,
+        free_ends: bool = False,
+        schedule: Schedule | int | Sequence[int] | None = None,
+        seed: int = 0,
+        fusion_elements: int = 2**22,
+        min_elements: int = 1024,
+        measure_every: int = 100,
+        codec: str = "auto",
+        timeout: float = DEFAULT_TIMEOUT,
+        name: str = "alq_hvd",
+        communicator: Communicator | None = None,
+    ) -> QuantisedCompressor:
+        """Return a compressor to pass as ``hvd.DistributedOptimizer(compression=...)``.
+
+        Args:
+            bits: width of a code; ``None`` for 3 (2 for ternary).
+            named_parameters: ``model.named_parameters()``; see ``QuantisedCompressor``.
+            process_set: the one given to the optimizer.
+            communicator: replaces Horovod, for simulated worlds.
+
+        Raises:
+            ConfigurationError: for an option out of range.
+        """
+        options = Options(
+            method=self.method,
+            bits=self.bits if bits is None else bits,
+            bucket_size=bucket_size,
+            norm=norm,
+            clip=clip,
+            weight_exponent=weight_exponent,
+            zero_level=zero_level,
+            free_ends=free_ends,
+            schedule=schedule,
+            seed=seed,
+            fusion_elements=fusion_elements,
+            min_elements=min_elements,
+            measure_every=measure_every,
+            codec=codec,
+            timeout=timeout,
+            name=name,
+        )
+        return QuantisedCompressor(options, named_parameters, process_set, communicator)
+
+
+class Compression:
+    """Name every method, as ``hvd.Compression`` names ``none`` and ``fp16``."""
+
+    alq = Constructor("alq")
+    alq_n = Constructor("alq_n")
+    qsgd = Constructor("qsgd")
+    qsgdinf = Constructor("qsgdinf")
+    nuqsgd = Constructor("nuqsgd")
+    terngrad = Constructor("terngrad", bits=2)
+    none = Constructor("none")

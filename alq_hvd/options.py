@@ -1,0 +1,103 @@
+"""What a user can choose about a compression, validated once and shared by all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from alq_hvd.adaptation.schedule import Schedule
+from alq_hvd.communicator.base import DEFAULT_TIMEOUT
+from alq_hvd.config import MAXIMUM_BUCKET_SIZE, Norm, QuantiserConfig, require_int
+from alq_hvd.errors import ConfigurationError
+from alq_hvd.methods import Method, method
+from alq_hvd.wire import MAXIMUM_ELEMENTS
+
+CODECS = ("auto", "native", "reference")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Hold every option of ``alq_hvd.Compression.<method>``.
+
+    Attributes:
+        method: name of the method, as in ``alq_hvd.methods.NAMES``.
+        bits: width of a code, 1 to 8. More: more bytes, less variance.
+        bucket_size: coordinates that share a norm. More: fewer bytes, more variance.
+        norm: ``"l2"`` or ``"linf"``; ``None`` for the method's own.
+        clip: standard deviations to which each bucket is clamped first (a bias); ``None`` for the method's own.
+        weight_exponent: power of the norm that weighs a bucket when levels are fitted; ``None`` for the method's own.
+        zero_level: hold a level that is exactly zero.
+        free_ends: let the outermost levels leave -1 and 1.
+        schedule: when levels are fitted; see ``Schedule.parse``.
+        seed: of the stochastic rounding.
+        fusion_elements: coordinates that travel together. More: fewer collectives, less overlap with the backward pass.
+        min_elements: smaller gradients are left to Horovod, exact.
+        measure_every: steps between two measurements of this rank's quantisation variance.
+        codec: ``"auto"`` (native when compiled), ``"native"`` or ``"reference"``.
+        timeout: seconds after which a collective that nobody completes is an error.
+        name: prefix of the collectives' names; two compressions of one program need different ones.
+
+    Raises:
+        ConfigurationError: naming the option, its valid values and what was got.
+    """
+
+    method: str
+    bits: int
+    bucket_size: int = 8192
+    norm: Norm | None = None
+    clip: float | None = None
+    weight_exponent: int | None = None
+    zero_level: bool = False
+    free_ends: bool = False
+    schedule: Schedule | int | Sequence[int] | None = None
+    seed: int = 0
+    fusion_elements: int = 2**22
+    min_elements: int = 1024
+    measure_every: int = 100
+    codec: str = "auto"
+    timeout: float = DEFAULT_TIMEOUT
+    name: str = "alq_hvd"
+
+    def __post_init__(self) -> None:
+        require_int("bucket_size", self.bucket_size, 1, MAXIMUM_BUCKET_SIZE)
+        require_int("seed", self.seed, -(2**63), 2**63 - 1)
+        require_int("fusion_elements", self.fusion_elements, 1, MAXIMUM_ELEMENTS)
+        require_int("min_elements", self.min_elements, 0, MAXIMUM_ELEMENTS)
+        require_int("measure_every", self.measure_every, 1, 2**62)
+        if self.codec not in CODECS:
+            raise ConfigurationError(f"codec: expected one of {', '.join(CODECS)}, got {self.codec!r}")
+        if not self.timeout > 0:
+            raise ConfigurationError(f"timeout: expected a positive number of seconds, got {self.timeout!r}")
+        if not self.name:
+            raise ConfigurationError("name: expected a prefix for the names of collectives, got an empty one")
+        object.__setattr__(self, "schedule", Schedule.parse(self.schedule))
+        self.resolve()
+
+    def resolve(self) -> Method:
+        """Return the method with its norm, clip, first levels and policy."""
+        return method(
+            self.method,
+            bits=self.bits,
+            norm=self.norm,
+            clip=self.clip,
+            weight_exponent=self.weight_exponent,
+            zero_level=self.zero_level,
+            free_ends=self.free_ends,
+        )
+
+    def quantiser(self) -> QuantiserConfig:
+        """Return how coordinates become codes."""
+        resolved = self.resolve()
+        return QuantiserConfig(self.bits, self.bucket_size, resolved.norm, resolved.clip)
+
+    def parsed_schedule(self) -> Schedule:
+        """Return the schedule as what it was parsed to."""
+        return Schedule.parse(self.schedule)
+
+    def shared(self) -> dict[str, Any]:
+        """Return the options on which all ranks must agree, as plain values."""
+        plain = asdict(self)
+        for local in ("codec", "timeout", "measure_every"):
+            del plain[local]
+        return plain

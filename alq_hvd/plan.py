@@ -1,0 +1,193 @@
+"""Which gradient goes where: fixed fusion groups, in model order or, without names, in the order of the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from alq_hvd.errors import CallOrderError, ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Place one gradient.
+
+    Attributes:
+        index: of the gradient in the plan.
+        name: of the parameter, for errors.
+        group: fusion group.
+        start: first element within the group's flat buffer.
+        elements: number of coordinates.
+    """
+
+    index: int
+    name: str
+    group: int
+    start: int
+    elements: int
+
+    @property
+    def stop(self) -> int:
+        """Return the element after the last one."""
+        return self.start + self.elements
+
+
+@dataclass(frozen=True, slots=True)
+class FusionPlan:
+    """Lay gradients out in fusion groups, in the order given.
+
+    Attributes:
+        slots: one a gradient.
+        group_elements: length of each group's flat buffer.
+        group_slots: how many gradients each group has.
+    """
+
+    slots: tuple[Slot, ...]
+    group_elements: tuple[int, ...]
+    group_slots: tuple[int, ...]
+
+    @classmethod
+    def build(cls, gradients: Iterable[tuple[str, int]], fusion_elements: int) -> FusionPlan:
+        """Fill groups up to ``fusion_elements`` coordinates; a larger gradient gets a group of its own."""
+        slots: list[Slot] = []
+        elements: list[int] = []
+        counts: list[int] = []
+        for index, (name, size) in enumerate(gradients):
+            if not elements or elements[-1] + size > fusion_elements:
+                elements.append(0)
+                counts.append(0)
+            slots.append(Slot(index, name, len(elements) - 1, elements[-1], size))
+            elements[-1] += size
+            counts[-1] += 1
+        return cls(tuple(slots), tuple(elements), tuple(counts))
+
+    def describe(self) -> list[list[Any]]:
+        """Return the names and sizes on which all ranks must agree."""
+        return [[slot.name, slot.elements] for slot in self.slots]
+
+
+class Keys(Protocol):
+    """Tell which gradient a tensor is, in the absence of a name from Horovod."""
+
+    @property
+    def plan(self) -> FusionPlan | None:
+        """Return the plan, or ``None`` while the first step is still being learnt."""
+        ...
+
+    def locate(self, tensor: Any) -> Slot | None:
+        """Return the slot of ``tensor``, or ``None`` when it is not to be compressed."""
+        ...
+
+    def end_of_calls(self) -> FusionPlan:
+        """Learn that every gradient of the step has been seen, and return the plan."""
+        ...
+
+    def end_step(self) -> None:
+        """Get ready for the next step."""
+        ...
+
+
+class IdentityKeys:
+    """Recognise a gradient because it *is* ``parameter.grad``: hooks may fire in any order on any rank.
+
+    Args:
+        named_parameters: pairs of name and torch parameter, in model order.
+        min_elements: smaller gradients are left to Horovod.
+        fusion_elements: size of a fusion group.
+    """
+
+    def __init__(self, named_parameters: Sequence[tuple[str, Any]], min_elements: int, fusion_elements: int) -> None:
+        names = [name for name, _ in named_parameters]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ConfigurationError(f"named_parameters: expected unique names, got {', '.join(doubled)} twice")
+        kept = [
+            (name, parameter)
+            for name, parameter in named_parameters
+            if parameter.requires_grad and parameter.is_floating_point() and parameter.numel() >= min_elements
+        ]
+        self._parameters = [parameter for _, parameter in kept]
+        self._plan = FusionPlan.build([(name, parameter.numel()) for name, parameter in kept], fusion_elements)
+        self._min_elements = min_elements
+        # Hooks fire in much the same order every step: after gradient i, try the one that followed it last time.
+        self._follower = list(range(1, len(kept))) + [0]
+        self._last = len(kept) - 1
+
+    @property
+    def plan(self) -> FusionPlan:
+        """Return the plan, known from the start."""
+        return self._plan
+
+    def locate(self, tensor: Any) -> Slot | None:
+        """Return the slot of the parameter whose gradient ``tensor`` is."""
+        if not self._parameters or tensor.numel() < self._min_elements:
+            return None
+        guess = self._follower[self._last]
+        if self._parameters[guess].grad is not tensor:
+            for index, parameter in enumerate(self._parameters):
+                if parameter.grad is tensor:
+                    self._follower[self._last] = guess = index
+                    break
+            else:
+                return None
+        self._last = guess
+        return self._plan.slots[guess]
+
+    def end_of_calls(self) -> FusionPlan:
+        """Return the plan."""
+        return self._plan
+
+    def end_step(self) -> None:
+        """Change nothing: identity needs no position."""
+
+
+class CallOrderKeys:
+    """Recognise a gradient by its position in the order of calls, learnt in the first step.
+
+    The order must then be the same at every step and on every rank; the probe finds out when it is not.
+
+    Args:
+        min_elements: smaller gradients are left to Horovod.
+        fusion_elements: size of a fusion group.
+    """
+
+    def __init__(self, min_elements: int, fusion_elements: int) -> None:
+        self._min_elements = min_elements
+        self._fusion_elements = fusion_elements
+        self._plan: FusionPlan | None = None
+        self._seen: list[int] = []
+
+    @property
+    def plan(self) -> FusionPlan | None:
+        """Return the plan once the first step's calls have been seen."""
+        return self._plan
+
+    def locate(self, tensor: Any) -> Slot | None:
+        """Return the slot at the current position of the call order."""
+        elements = int(tensor.numel())
+        if elements < self._min_elements:
+            return None
+        position = len(self._seen)
+        self._seen.append(elements)
+        if self._plan is None:
+            return Slot(position, f"number {position}", 0, sum(self._seen[:-1]), elements)
+        slots = self._plan.slots
+        if position >= len(slots) or slots[position].elements != elements:
+            expected = f"{slots[position].elements} elements" if position < len(slots) else "no further gradient"
+            raise CallOrderError(
+                f"gradient number {position} of this step has {elements} elements, expected {expected} as in the first "
+                "step. Pass named_parameters=model.named_parameters() to alq_hvd.Compression, then any order is right"
+            )
+        return slots[position]
+
+    def end_of_calls(self) -> FusionPlan:
+        """Return the plan, made of the calls of the first step."""
+        if self._plan is None:
+            sizes = [(f"number {position}", size) for position, size in enumerate(self._seen)]
+            self._plan = FusionPlan.build(sizes, self._fusion_elements)
+        return self._plan
+
+    def end_step(self) -> None:
+        """Start the next step at position 0."""
+        self._seen = []
