@@ -25,7 +25,7 @@ heartbeat() {
     trap - EXIT
     exec {pipe}<> <(:)
     while ! read -r -t "${ALQ_HVD_HEARTBEAT:-30}" -u "$pipe" && kill -0 $$ 2>/dev/null; do
-        line=$(grep '^ *\[ *[0-9]*%\]' "$log" | tail -n 1)
+        line=$(grep '^ *\[ *[0-9]*%\]' "$log" | tail -n 1) || true
         [[ -n $line ]] || line=$(tail -n 1 "$log")
         printf '  ... %d s: %s\n' $((SECONDS - started)) "$(cut -c 1-90 <<<"$line" | sed 's/^ *//')"
     done
@@ -44,9 +44,9 @@ logged() {
     wait "$BEAT" 2>/dev/null || true
     BEAT=''
     if ((status)); then
-        tail -n 20 "$log" >&2
-        die "the command failed with status $status: $*
-the whole log is $log"
+        # A compiler's complaint is far above the end, where pip only says that something failed.
+        { grep -i -m 5 '\(error\|fatal\):' "$log" || true; say "..."; tail -n 15 "$log"; } | cut -c 1-200 >&2
+        die "this step failed with status $status; the whole log is $log"
     fi
 }
 
