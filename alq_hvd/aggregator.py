@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from alq_hvd.adaptation.agreement import agree
+from alq_hvd.adaptation.agreement import LEADER, agree
 from alq_hvd.codec.base import Codec, FloatArray
 from alq_hvd.codec.keys import stream_key
 from alq_hvd.communicator.base import Communicator
@@ -156,6 +156,8 @@ class Aggregator:
             reason=update.reason,
         )
         self.adaptations.append(record)
+        if self._control.rank != LEADER:
+            return
         if record.accepted:
             _logger.info("step %d: objective %.4g -> %.4g, levels %s", self.step, update.objective_before,
                          update.objective_after, self.levels)  # fmt: skip

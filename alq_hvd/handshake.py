@@ -25,7 +25,7 @@ def agree_on_configuration(communicator: Communicator, own: dict[str, Any], name
     mine = {"wire_format": wire.VERSION, "world_size": communicator.size, **own}
     gathered = allgather_bytes(communicator, json.dumps(mine, sort_keys=True, default=str).encode(), name)
     everyone = [json.loads(raw) for raw in gathered]
-    able = all(configuration.pop(MPI_LEVELS, False) for configuration in everyone)
+    able = all([configuration.pop(MPI_LEVELS, False) for configuration in everyone])
     for rank, configuration in enumerate(everyone):
         difference = _first_difference(everyone[0], configuration)
         if difference:
