@@ -1,0 +1,139 @@
+"""Train three times from the same start - Horovod fp32, fp16, ALQ at 3 bits - and compare: what ``make demo`` runs.
+
+Each run is one ``horovodrun -np 4 python examples/train_images.py ...`` that you can copy and start by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from images.follow import Follower
+from images.launch import LaunchError, find_horovodrun, run_on_ranks
+from images.options import positive
+from images.record import RESULT_FILE, STEPS_FILE, write_json
+from images.report import Result, table
+
+TRAIN_IMAGES = Path(__file__).with_name("train_images.py")
+RUNS = ("fp32", "fp16", "alq:3")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all trainings, print the table, draw the picture; return the exit status."""
+    options = parse_options(arguments)
+    # Being terminated ends the ranks as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    began = time.monotonic()
+    try:
+        find_horovodrun()
+        results = [train(run, options, place) for place, run in enumerate(options.runs, start=1)]
+    except LaunchError as error:
+        print(f"demo.py: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ndemo.py: interrupted; all ranks are stopped", file=sys.stderr)
+        return 130
+    print(f"\n{table(results)}\n")
+    write_json(options.output / "comparison.json", {"results": results})
+    from images.picture import draw  # here, because matplotlib takes a second to import
+
+    picture = draw(results, options.output / "comparison.png")
+    print(f"records: {options.output.resolve()}  (tensorboard --logdir {shlex.quote(str(options.output))})")
+    print(f"picture: {picture.resolve()}")
+    print(f"the whole demo took {time.monotonic() - began:.0f} s")
+    return 0
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the options of the demo."""
+    parser = argparse.ArgumentParser(
+        prog="demo.py",
+        description="Train a small ResNet on Fashion-MNIST under Horovod with several gradient compressions from the "
+        "same start, then compare them in one table and one picture.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--np", type=positive, default=4, help="number of ranks; more than cores is fine")
+    parser.add_argument(
+        "--runs",
+        type=run,
+        nargs="+",
+        default=[run(name) for name in RUNS],
+        metavar="METHOD[:BITS]",
+        help="what to compare, for example: fp32 alq:3 qsgdinf:3",
+    )
+    parser.add_argument("--train-images", type=positive, default=12_000, help="training images")
+    parser.add_argument("--test-images", type=positive, help="test images (default: all)")
+    parser.add_argument("--epochs", type=positive, default=6, help="passes over them")
+    parser.add_argument("--batch-size", type=positive, default=128, help="images a step, of all ranks together")
+    parser.add_argument("--bucket-size", type=positive, default=8192, help="coordinates that share one norm")
+    parser.add_argument(
+        "--adapt-at",
+        type=int,
+        nargs="+",
+        default=[0, 50, 200],
+        metavar="STEP",
+        help="steps at which the levels are refitted",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the same for every run")
+    parser.add_argument("--timeout", type=positive, default=900, help="seconds after which one run is stopped")
+    parser.add_argument("--output", type=Path, default=Path("runs") / "demo", help="folder for records and picture")
+    return parser.parse_args(arguments)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """Name one training of the comparison."""
+
+    method: str
+    bits: int | None
+
+    @property
+    def label(self) -> str:
+        return self.method if self.bits is None else f"{self.method} {self.bits} bits"
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["--compression", self.method] + ([] if self.bits is None else ["--bits", str(self.bits)])
+
+
+def run(text: str) -> Run:
+    """Read ``METHOD`` or ``METHOD:BITS``; the method itself is checked by ``train_images.py``."""
+    method, colon, bits = text.partition(":")
+    if colon and not bits.isdigit():
+        raise argparse.ArgumentTypeError(f"expected METHOD or METHOD:BITS, got {text!r}")
+    return Run(method, int(bits) if colon else None)
+
+
+def train(one: Run, options: argparse.Namespace, place: int) -> Result:
+    """Start one training, show its progress, and return its result."""
+    output = options.output / one.label.replace(" ", "-")
+    program = [str(TRAIN_IMAGES), *one.arguments, "--label", one.label, "--output", str(output), "--no-progress"]
+    for name in ("train_images", "test_images", "epochs", "batch_size", "bucket_size", "seed"):
+        if (value := getattr(options, name)) is not None:
+            program += [f"--{name.replace('_', '-')}", str(value)]
+    program += ["--adapt-at", *map(str, options.adapt_at)]
+    print(f"[{place}/{len(options.runs)}] horovodrun -np {options.np} python {shlex.join(program)}", flush=True)
+    # A left-over record of an earlier demo must not be taken for this run's.
+    (output / STEPS_FILE).unlink(missing_ok=True)
+    (output / RESULT_FILE).unlink(missing_ok=True)
+    follower = Follower(output / STEPS_FILE, one.label)
+    try:
+        run_on_ranks(options.np, program, output / "log.txt", options.timeout, follower.poll, follower.say)
+    finally:
+        follower.close()
+    try:
+        result: Result = json.loads((output / RESULT_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LaunchError(f"{one.label}: ended without a result in {output}; see {output / 'log.txt'}") from None
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

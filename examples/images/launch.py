@@ -1,0 +1,140 @@
+"""Start a program on several ranks with horovodrun, follow it, and never leave a rank behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ENVIRONMENT = {
+    # More ranks than cores is the normal case on a laptop: one thread a rank, and nobody spins while waiting.
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+}
+"""Set for the ranks unless the user's environment says otherwise."""
+
+POLL_SECONDS = 0.3
+GRACE_SECONDS = 15.0
+_TAG = re.compile(r"^(?:\[1,(\d+)\]<std(?:out|err)>:)+")
+
+
+class LaunchError(Exception):
+    """A run could not start, failed or took too long; the message holds the end of what it printed."""
+
+
+def find_horovodrun() -> Path:
+    """Return the horovodrun that belongs to this Python.
+
+    Raises:
+        LaunchError: when Horovod is not installed here, with what to do.
+    """
+    path = Path(sys.executable).parent / "horovodrun"
+    if importlib.util.find_spec("horovod") is None or not path.exists():
+        raise LaunchError(
+            f"expected Horovod in the Python at {sys.prefix}, found none: "
+            "run 'make setup' and start this program with .venv/bin/python, or simply 'make demo'"
+        )
+    return path
+
+
+def run_on_ranks(
+    ranks: int,
+    program: Sequence[str],
+    log: Path,
+    timeout: float,
+    poll: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Run ``python program...`` on ``ranks`` ranks of this machine and wait for it.
+
+    Args:
+        ranks: number of processes; more than cores is fine.
+        program: path of a Python program and its arguments.
+        log: file that receives everything the ranks print.
+        timeout: seconds after which all ranks are stopped.
+        poll: called a few times a second while the program runs.
+        say: called with each line that rank 0 prints.
+
+    Raises:
+        LaunchError: when the program fails or exceeds ``timeout``. Whatever ends this function, Ctrl-C included,
+            no process it started is left.
+    """
+    command = [str(find_horovodrun()), "-np", str(ranks), sys.executable, *program]
+    last: deque[str] = deque(maxlen=30)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(
+        command,
+        env=ENVIRONMENT | dict(os.environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Ctrl-C then reaches this program alone, which stops the ranks in order
+    )
+    pump = threading.Thread(target=_pump, args=(process, log, last, say), daemon=True)
+    pump.start()
+    deadline = time.monotonic() + timeout
+    try:
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                stop(process)
+                raise LaunchError(f"{_name(command)}: stopped after {timeout:.0f} s{_ending(log, last)}")
+            poll()
+            time.sleep(POLL_SECONDS)
+    finally:
+        stop(process)
+        pump.join(timeout=GRACE_SECONDS)
+    poll()
+    if process.returncode != 0:
+        raise LaunchError(f"{_name(command)}: ended with status {process.returncode}{_ending(log, last)}")
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """Stop ``process`` and everything below it: first politely, then, after a while, for good."""
+    if process.poll() is not None:
+        return
+    import psutil  # comes with Horovod, without which nothing was started
+
+    # Listed first: once horovodrun is gone, its ranks could not be found any more. psutil compares start times, so a
+    # number that was reused by a stranger is left alone.
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for signal_all in (psutil.Process.terminate, psutil.Process.kill):
+        for member in family:
+            try:
+                signal_all(member)
+            except psutil.NoSuchProcess:
+                continue
+        _, family = psutil.wait_procs(family, timeout=GRACE_SECONDS)
+    process.wait(GRACE_SECONDS)
+
+
+def _pump(process: subprocess.Popen[str], log: Path, last: deque[str], say: Callable[[str], None]) -> None:
+    if process.stdout is None:
+        return
+    with process.stdout, log.open("w", encoding="utf-8") as file:
+        for line in process.stdout:
+            file.write(line)
+            file.flush()
+            tag = _TAG.match(line)
+            text = _TAG.sub("", line).rstrip()
+            if text:
+                last.append(text)
+            if text and tag is not None and tag[1] == "0":
+                say(text)
+
+
+def _name(command: Sequence[str]) -> str:
+    return " ".join(Path(word).name if word.startswith("/") else word for word in command)
+
+
+def _ending(log: Path, last: deque[str]) -> str:
+    return f"; the end of {log}:\n  " + "\n  ".join(last) if last else f"; it printed nothing (see {log})"

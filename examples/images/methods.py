@@ -1,0 +1,114 @@
+"""From the name of a compression on the command line to Horovod's keyword, and what can be read from it later."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+import horovod.torch as hvd
+import torch
+
+import alq_hvd
+from alq_hvd.methods import NAMES
+
+STOCK = {"fp32": hvd.Compression.none, "fp16": hvd.Compression.fp16}
+"""What Horovod brings along."""
+
+ITEM_SIZE = {"fp32": 4, "fp16": 2}
+"""Bytes of a gradient coordinate on the wire of stock Horovod."""
+
+
+def names() -> tuple[str, ...]:
+    """Return every name ``--compression`` accepts."""
+    return (*STOCK, *NAMES)
+
+
+def build(options: argparse.Namespace, model: torch.nn.Module) -> Any:
+    """Return the value for ``hvd.DistributedOptimizer(compression=...)``."""
+    if options.compression in STOCK:
+        return STOCK[options.compression]
+    method = getattr(alq_hvd.Compression, options.compression)
+    return method(
+        bits=options.bits,
+        bucket_size=options.bucket_size,
+        seed=options.seed,
+        measure_every=options.log_every,
+        schedule=options.adapt_at or options.adapt_every,
+        named_parameters=model.named_parameters(),
+    )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Hold what a compression says about itself at one step, on this rank."""
+
+    bytes_sent: int
+    relative_variance: float | None
+    levels_version: int | None
+
+    def as_scalars(self) -> dict[str, float | None]:
+        """Return the values under the names they carry in ``steps.jsonl`` and TensorBoard."""
+        return {
+            "bytes_sent": self.bytes_sent,
+            "relative_variance": self.relative_variance,
+            "levels_version": self.levels_version,
+        }
+
+
+class Meter:
+    """Read bytes, variance and levels from an alq_hvd compression, or compute them for stock Horovod."""
+
+    def __init__(self, name: str, compression: Any, model: torch.nn.Module) -> None:
+        self._name = name
+        self._metrics = getattr(compression, "metrics", None)
+        self._parameters = list(model.parameters())
+        self._adaptations_seen = 0
+        self._cast_variance: float | None = 0.0 if name == "fp32" else None
+
+    def codec_seconds(self) -> dict[str, float]:
+        """Return the cumulative seconds of encode, decode and adapt; zeros for stock Horovod."""
+        if self._metrics is None:
+            return {"encode": 0.0, "decode": 0.0, "adapt": 0.0}
+        seconds: dict[str, float] = self._metrics()["seconds"]
+        return seconds
+
+    def look_at_gradients(self, step: int, every: int) -> None:
+        """Measure, now and then, what rounding this rank's own gradients to fp16 loses; call before the exchange."""
+        if self._name == "fp16" and step % every == 0:
+            gradients = (parameter.grad for parameter in self._parameters)
+            local = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
+            lost = local.half().double() - local
+            self._cast_variance = float(lost.square().sum() / local.double().square().sum())
+
+    def read(self) -> Reading:
+        """Return the state after the last step."""
+        if self._metrics is None:
+            return Reading(self._ring_bytes(), self._cast_variance, None)
+        now = self._metrics()
+        return Reading(now["bytes_per_step"], now["relative_variance"], now["levels_version"])
+
+    def new_adaptations(self) -> list[dict[str, Any]]:
+        """Return what became of the levels since the last call of this method."""
+        if self._metrics is None:
+            return []
+        new: list[dict[str, Any]] = self._metrics()["adaptations"][self._adaptations_seen :]
+        self._adaptations_seen += len(new)
+        return new
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the report needs at the end of a run."""
+        if self._metrics is None:
+            return {"bytes_per_step": self._ring_bytes(), "bytes_are": "computed", "adaptations": []}
+        now = self._metrics()
+        return {
+            "bytes_per_step": now["bytes_total"] / max(now["step"], 1),
+            "bytes_are": "counted",
+            "adaptations": now["adaptations"],
+            "levels": now["levels"],
+        }
+
+    def _ring_bytes(self) -> int:
+        """Return what a ring allreduce sends on every rank: 2 (n - 1) / n of the gradient."""
+        size = sum(parameter.numel() for parameter in self._parameters) * ITEM_SIZE[self._name]
+        return round(2 * (int(hvd.size()) - 1) / int(hvd.size()) * size)

@@ -1,0 +1,48 @@
+"""Bad input ends in one line that names the option; good input gets sensible names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from images.options import parse_options
+
+METHODS = ("fp32", "fp16", "alq", "none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bits", "9"], "--bits: invalid choice: 9"),
+        (["--compression", "zip"], "--compression: invalid choice: 'zip' (choose from"),
+        (["--epochs", "0"], "--epochs: expected an integer of at least 1, got '0'"),
+        (["--train-images", "many"], "--train-images: expected an integer of at least 1, got 'many'"),
+        (["--seed", "-1"], "--seed: expected an integer of at least 0, got '-1'"),
+        (["--adapt-at", "5", "--adapt-every", "5"], "not allowed with argument"),
+        (["--bucket-size", "1.5"], "--bucket-size: expected an integer of at least 1, got '1.5'"),
+    ],
+)
+def test_bad_input_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_options(METHODS, arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "label", "output"),
+    [
+        ([], "alq 3 bits", "alq-3-bits"),
+        (["--compression", "fp16"], "fp16", "fp16"),
+        (["--compression", "none", "--bits", "4"], "none", "none"),
+        (["--bits", "2", "--label", "two"], "two", "two"),
+    ],
+)
+def test_a_run_gets_a_label_and_a_folder(arguments: list[str], label: str, output: str) -> None:
+    options = parse_options(METHODS, arguments)
+    assert options.label == label
+    assert options.output == Path("runs") / output
+
+
+def test_no_progress_is_the_short_form() -> None:
+    assert parse_options(METHODS, ["--no-progress"]).progress == "none"
