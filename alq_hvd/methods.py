@@ -10,9 +10,7 @@ from functools import partial
 from alq_hvd.config import NORMS, Norm, require_int
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.levels import MAXIMUM_BITS, Levels
-from alq_hvd.policies import fixed
-from alq_hvd.policies.alq import Alq
-from alq_hvd.policies.base import Policy
+from alq_hvd.policies import Alq, AlqGradient, Amq, Optimal, Policy, fixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +87,34 @@ def _alq(options: _Options) -> Policy:
     return Alq(options.weight_exponent, options.zero_level)
 
 
+def _alq_gradient(options: _Options) -> Policy:
+    return AlqGradient(options.weight_exponent)
+
+
+def _amq(options: _Options) -> Policy:
+    return Amq(options.weight_exponent)
+
+
+def _optimal(options: _Options) -> Policy:
+    return Optimal(options.weight_exponent, options.zero_level, options.free_ends)
+
+
 _WEIGHTED, _UNWEIGHTED = (2, 1, 0), (0,)
 _REGISTRY: dict[str, _Entry] = {
     "alq": _Entry("coordinate descent on truncated normals, buckets weigh norm^2", "l2", _alq, _spread, _WEIGHTED),
     "alq_n": _Entry("ALQ with every bucket weighing the same", "l2", _alq, _spread, _UNWEIGHTED),
+    "alqg": _Entry("projected gradient steps on the model of ALQ", "l2", _alq_gradient, _spread, _WEIGHTED),
+    "alqg_n": _Entry("ALQG with every bucket weighing the same", "l2", _alq_gradient, _spread, _UNWEIGHTED),
+    "amq": _Entry("levels +-p^j, p fitted to the model of ALQ", "l2", _amq, _spread, _WEIGHTED),
+    "amq_n": _Entry("AMQ with every bucket weighing the same", "l2", _amq, _spread, _UNWEIGHTED),
     "qsgd": _Entry("equally spaced levels, Euclidean norm", "l2", _fixed, _uniform),
     "qsgdinf": _Entry("equally spaced levels, largest magnitude as norm", "linf", _fixed, _uniform),
     "nuqsgd": _Entry("levels at powers of 1/2; zero_level=True is the quantiser its theory describes", "l2", _fixed,
                      _exponential),
     "terngrad": _Entry("three levels -1, 0, 1 (log2(3) = 1.585 bits, packed in 2), clipped at 2.5 deviations", "linf",
                        _fixed, _ternary, zero_level=False, clip=2.5, bits=(2, 2)),
+    "optimal": _Entry("least variance on the gradients as they are: dynamic programming on their histogram", "linf",
+                      _optimal, _spread, _WEIGHTED, free_ends=True),
     "none": _Entry("exact float32 mean through the same path", "linf", _fixed, _uniform, zero_level=False,
                    bits=(1, 32), exact=True),
 }  # fmt: skip

@@ -1,7 +1,10 @@
 """Level policies: pure float64 functions from statistics and current levels to new levels."""
 
 from alq_hvd.policies.alq import Alq
+from alq_hvd.policies.alq_gradient import AlqGradient
+from alq_hvd.policies.amq import Amq
 from alq_hvd.policies.base import LevelUpdate, Policy
 from alq_hvd.policies.fixed import Fixed
+from alq_hvd.policies.optimal import Optimal
 
-__all__ = ["Alq", "Fixed", "LevelUpdate", "Policy"]
+__all__ = ["Alq", "AlqGradient", "Amq", "Fixed", "LevelUpdate", "Optimal", "Policy"]

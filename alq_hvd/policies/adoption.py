@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from alq_hvd.levels import MINIMUM_GAP, Levels
+from alq_hvd.levels import Levels
 from alq_hvd.policies.base import LevelUpdate
 from alq_hvd.policies.distributions import Distribution, Float64Array
 from alq_hvd.policies.objective import psi
-from alq_hvd.policies.starts import separated
+from alq_hvd.policies.starts import SMALLEST_GAP, separated
 from alq_hvd.statistics import GradientStatistics
 
 
@@ -33,7 +33,7 @@ def adopt(distribution: Distribution, current: Levels, candidates: Float64Array)
 
     Candidates are judged as the float32 tables they become.
     """
-    rounded = np.stack([separated(table, 2 * MINIMUM_GAP) for table in candidates]).astype(np.float32)
+    rounded = np.stack([separated(table, SMALLEST_GAP) for table in candidates]).astype(np.float32)
     before = float(psi(distribution, current.values))
     after = psi(distribution, rounded)
     best = int(np.nanargmin(after)) if np.isfinite(after).any() else 0

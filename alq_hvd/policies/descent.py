@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from alq_hvd.policies.distributions import Float64Array, PiecewiseUniform
+from alq_hvd.policies.distributions import Float64Array, Moments, PiecewiseUniform
+from alq_hvd.policies.starts import SMALLEST_GAP
 
-SMALLEST_GAP = 2e-7
-"""Distance kept between neighbours, so that they stay 1e-7 apart after rounding to float32."""
 _EMPTY = 1e-13
 """An interval of less mass than this is empty as far as float64 prefix sums can tell."""
 
 
-def best_between(distribution: PiecewiseUniform, low: Float64Array, high: Float64Array) -> Float64Array:
+def best_between(
+    distribution: PiecewiseUniform, low: Float64Array, high: Float64Array, below_low: Moments, below_high: Moments
+) -> Float64Array:
     """Return the best single level between each pair of fixed neighbours, float64 of their shape.
 
     The objective is convex in one level x; its derivative vanishes where the distribution function at x equals its
@@ -21,10 +22,16 @@ def best_between(distribution: PiecewiseUniform, low: Float64Array, high: Float6
     level is as good as any other, and the midpoint is returned: there the authors' closed form returns the right
     neighbour and fails its own ordering check.
 
+    Args:
+        distribution: of the coordinates.
+        low: left neighbours c.
+        high: right neighbours e.
+        below_low: ``distribution.cumulative(low)``.
+        below_high: ``distribution.cumulative(high)``.
+
     References:
         Faghri et al. 2020, the closed-form coordinate update of ALQ.
     """
-    below_low, below_high = distribution.cumulative(low), distribution.cumulative(high)
     mass, first = below_high.mass - below_low.mass, below_high.first - below_low.first
     level = distribution.quantile(below_high.mass - (first - low * mass) / (high - low))
     level = np.where(mass > _EMPTY, level, (low + high) / 2)
@@ -49,19 +56,24 @@ def descend(
     do levels that ``pinned``, bool[count], marks (a level at zero).
     """
     tables = np.array(tables, dtype=np.float64, ndmin=2)
-    count = tables.shape[1]
-    interior = np.arange(1, count - 1)
+    below = distribution.cumulative(tables)
+    interior = np.arange(1, tables.shape[1] - 1)
     if pinned is not None:
         interior = interior[~pinned[1:-1]]
-    span = tables[:, -1:] - tables[:, :1]
+    turns = [chosen for chosen in (interior[interior % 2 == 1], interior[interior % 2 == 0]) if len(chosen)]
+    enough = tolerance * float((tables[:, -1] - tables[:, 0]).max())
     for _ in range(sweeps):
         moved = 0.0
-        for parity in (1, 0):
-            chosen = interior[interior % 2 == parity]
-            if len(chosen):
-                better = best_between(distribution, tables[:, chosen - 1], tables[:, chosen + 1])
-                moved = max(moved, float((np.abs(better - tables[:, chosen]) / span).max()))
-                tables[:, chosen] = better
-        if moved < tolerance:
+        for chosen in turns:
+            sides = [
+                (tables[:, side], Moments(*(part[:, side] for part in below))) for side in (chosen - 1, chosen + 1)
+            ]
+            (low, below_low), (high, below_high) = sides
+            better = best_between(distribution, low, high, below_low, below_high)
+            moved = max(moved, float(np.abs(better - tables[:, chosen]).max()))
+            tables[:, chosen] = better
+            for part, update in zip(below, distribution.cumulative(better), strict=True):
+                part[:, chosen] = update
+        if moved < enough:
             break
     return tables

@@ -67,13 +67,9 @@ def exponential(bits: int, multiplier: float = 0.5, *, zero_level: bool = False)
 
 
 def spread_exponential(bits: int, *, zero_level: bool = False) -> Levels:
-    """Return the exponential levels from which adaptive methods start: p = 1/2 up to 5 bits.
-
-    Beyond, p is the larger number whose smallest level is 2^-15, so that all 2^bits codes are in use.
-    """
+    """Return the exponential levels from which adaptive methods start: p = 1/2 up to 5 bits, larger beyond."""
     count = table_size(bits, zero_level)
-    smallest = count // 2 - 1
-    return exponential(bits, 2.0 ** (-15 / max(smallest, 15)), zero_level=zero_level)
+    return exponential(bits, starts.spread_multiplier(count), zero_level=zero_level)
 
 
 def ternary() -> Levels:

@@ -9,6 +9,9 @@ from alq_hvd.policies.distributions import Float64Array, PiecewiseUniform
 SMALLEST_MAGNITUDE = 2.0**-23
 """A float32 table can not hold levels beside zero that are closer than its smallest gap of 1e-7."""
 
+SMALLEST_GAP = 2e-7
+"""Distance kept between neighbours, so that they stay 1e-7 apart after rounding to float32."""
+
 
 def uniform(count: int) -> Float64Array:
     """Return ``count`` equally spaced levels from -1 to 1, the quantisation points of QSGD; an odd count has a zero.
@@ -25,8 +28,21 @@ def exponential(count: int, multiplier: float = 0.5) -> Float64Array:
     References:
         Ramezani-Kebrya et al., "NUQSGD", JMLR 22 (2021), with p = 1/2.
     """
-    magnitudes = multiplier ** np.arange(count // 2, dtype=np.float64)
-    return np.concatenate([-magnitudes, np.zeros(count % 2), magnitudes[::-1]])
+    return np.asarray(exponentials(count, np.array([multiplier]))[0])
+
+
+def exponentials(count: int, multipliers: Float64Array) -> Float64Array:
+    """Return one exponential table for each multiplier: float64[multipliers, count]."""
+    magnitudes = multipliers[:, None] ** np.arange(count // 2)
+    return np.concatenate([-magnitudes, np.zeros((len(multipliers), count % 2)), magnitudes[:, ::-1]], axis=1)
+
+
+def spread_multiplier(count: int) -> float:
+    """Return the multiplier with which adaptive methods start: 1/2 up to 32 levels.
+
+    Beyond, it is the larger number whose smallest level is 2^-15, so that float32 holds all levels apart.
+    """
+    return float(2.0 ** (-15 / max(count // 2 - 1, 15)))
 
 
 def quantiles(distribution: PiecewiseUniform, count: int) -> Float64Array:
