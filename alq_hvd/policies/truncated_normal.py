@@ -15,7 +15,7 @@ from alq_hvd.statistics import GradientStatistics
 
 SMALLEST_DEVIATION = 1e-6
 """A bucket of equal coordinates has no deviation; its normal is given this one so that it keeps a density."""
-_GRID = np.concatenate([-np.geomspace(40, 4.5, 12), np.linspace(-4.25, 4.25, 35), np.geomspace(4.5, 40, 12)])
+_TAIL = np.geomspace(4.5, 40, 12)
 _MAXIMUM_CELLS = 24
 
 
@@ -104,11 +104,13 @@ class TruncatedNormalMixture:
     def tabulated(self) -> PiecewiseUniform:
         """Return the piecewise uniform distribution that solvers work on.
 
-        Its bins are a quarter of a deviation wide around the mean of each component, wider in the tails, and have
-        the closed-form mass and mean of the merged mixture.
+        Its bins are a thirtieth to a quarter of a deviation wide around the mean of each component (the fewer
+        components, the finer), wider in the tails, and have the closed-form mass and mean of the merged mixture.
         """
         model = self.merged()
-        around = (model.mean[:, None] + model.deviation[:, None] * _GRID).ravel()
+        inner = np.linspace(-4.25, 4.25, 1 + 2 * max(128 // len(model.weight), 17))
+        grid = np.concatenate([-_TAIL, inner, _TAIL])
+        around = (model.mean[:, None] + model.deviation[:, None] * grid).ravel()
         edges = np.unique(np.concatenate([[-1.0, 1.0], around[np.abs(around) < 1]]))
         edges = edges[np.concatenate([[True], np.diff(edges) > 1e-12])]
         edges[-1] = 1.0
