@@ -50,8 +50,7 @@ class Levels:
     @cached_property
     def digest(self) -> int:
         """Return 32 bits that identify the values (not the version), the same on every platform."""
-        little_endian = self.values.astype("<f4").tobytes()
-        return int.from_bytes(hashlib.blake2b(little_endian, digest_size=4).digest(), "little")
+        return digest_of(self.values)
 
     @cached_property
     def inverse_gaps(self) -> npt.NDArray[np.float32]:
@@ -93,3 +92,9 @@ class Levels:
     def __str__(self) -> str:
         inside = ", ".join(f"{value:+.4g}" for value in self.values)
         return f"v{self.version} [{inside}]"
+
+
+def digest_of(values: npt.NDArray[np.float32]) -> int:
+    """Return 32 bits that identify float32 values, whether or not they make valid levels."""
+    little_endian = values.astype("<f4").tobytes()
+    return int.from_bytes(hashlib.blake2b(little_endian, digest_size=4).digest(), "little")

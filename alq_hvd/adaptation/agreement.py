@@ -10,7 +10,7 @@ import numpy as np
 
 from alq_hvd.communicator.base import Communicator, Payload, as_payload
 from alq_hvd.errors import LevelsMismatch
-from alq_hvd.levels import MAXIMUM_BITS, Levels
+from alq_hvd.levels import MAXIMUM_BITS, Levels, digest_of
 from alq_hvd.policies.base import LevelUpdate, Policy
 from alq_hvd.statistics import GradientStatistics
 
@@ -102,18 +102,17 @@ def _write(update: LevelUpdate, current: Levels) -> Payload:
 
 def _read(announcement: Payload, current: Levels, rank: int) -> LevelUpdate:
     magic, version, digest, count, before, after = _HEADER.unpack_from(announcement)
-    if magic != _MAGIC:
-        raise LevelsMismatch(f"rank {rank}: expected levels that start with {_MAGIC!r}, got {magic!r} from the leader")
+    if magic != _MAGIC or count > 2**MAXIMUM_BITS:
+        raise LevelsMismatch(
+            f"rank {rank}: expected at most {2**MAXIMUM_BITS} levels after {_MAGIC!r} from the leader, got {count} after {magic!r}"
+        )
     reason = announcement[-_REASON_BYTES:].tobytes().rstrip(b"\0").decode(errors="replace")
-    levels = current
-    if count:
-        values = announcement[_HEADER.size : _HEADER.size + 4 * count].view("<f4")
-        levels = Levels(values, version)
+    values = announcement[_HEADER.size : _HEADER.size + 4 * count].view("<f4") if count else current.values
     expected = current.version + bool(count)
-    if levels.digest != digest or version != expected:
+    if digest_of(values) != digest or version != expected:
         raise LevelsMismatch(
             f"rank {rank}: expected level table version {expected} with digest {digest:#010x} from the leader, got "
-            f"version {version} with digest {levels.digest:#010x}: the ranks' level histories differ; "
-            "load the same checkpoint on every rank"
+            f"version {version} with digest {digest_of(values):#010x}: the ranks' level histories differ, or the bytes were "
+            "damaged; load the same checkpoint on every rank"
         )
-    return LevelUpdate(levels, before, after, reason)
+    return LevelUpdate(Levels(values, version) if count else current, before, after, reason)

@@ -1,0 +1,58 @@
+"""Horovod's calling order without Horovod: every ``compress`` of a step, then every ``decompress``, over loopback ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from alq_hvd.communicator.loopback import LoopbackCommunicator
+
+Reduce = Callable[[list[np.ndarray]], np.ndarray]
+
+
+def average(parts: list[np.ndarray]) -> np.ndarray:
+    """Average as Horovod does: sum, then multiply by 1 / size."""
+    return np.sum(parts, axis=0, dtype=parts[0].dtype) * parts[0].dtype.type(1 / len(parts))
+
+
+def total(parts: list[np.ndarray]) -> np.ndarray:
+    """Add."""
+    return np.sum(parts, axis=0, dtype=parts[0].dtype)
+
+
+def adasum(parts: list[np.ndarray]) -> np.ndarray:
+    """Combine pairwise as Adasum does (Maleki et al., 2021, equation 2)."""
+    while len(parts) > 1:
+        parts = [_adasum_pair(a, b) for a, b in zip(parts[0::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def _adasum_pair(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    dot = float(np.dot(a.ravel(), b.ravel()))
+    return (1 - dot / (2 * float(np.dot(a.ravel(), a.ravel())))) * a + (
+        1 - dot / (2 * float(np.dot(b.ravel(), b.ravel())))
+    ) * b
+
+
+def reduce_gradients(
+    ranks: LoopbackCommunicator,
+    compression: Any,
+    gradients: Sequence[tuple[str, torch.Tensor]],
+    reduce: Reduce = average,
+) -> dict[str, torch.Tensor]:
+    """Reduce named gradients once, handing them over in the order given, as ``hvd.DistributedOptimizer`` would."""
+    started = []
+    for name, gradient in gradients:
+        compressed, context = compression.compress(gradient)
+        payload = np.frombuffer(compressed.detach().numpy().tobytes(), dtype=np.uint8)
+        started.append((name, compressed, context, ranks.allgather(payload, f"allreduce.{name}")))
+    results = {}
+    for name, compressed, context, pending in started:
+        dtype = compressed.numpy().dtype
+        parts = [raw.view(dtype).reshape(tuple(compressed.shape)) for raw in pending.wait()]
+        reduced = torch.from_numpy(np.ascontiguousarray(reduce(parts).astype(dtype, copy=False)))
+        results[name] = compression.decompress(reduced, context)
+    return results

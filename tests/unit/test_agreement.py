@@ -1,0 +1,142 @@
+"""Statistics to the leader, one fit, one broadcast, adoption by all: and nobody hangs when the leader fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from alq_hvd.adaptation.agreement import agree
+from alq_hvd.communicator.base import Payload, Pending
+from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
+from alq_hvd.errors import LevelsMismatch
+from alq_hvd.levels import Levels
+from alq_hvd.policies.base import LevelUpdate
+from alq_hvd.statistics import GradientStatistics
+
+CURRENT = Levels(np.array([-1, -0.5, 0.5, 1], dtype=np.float32), version=4)
+
+
+@dataclass(frozen=True)
+class CountingPolicy:
+    """Put a level where the number of coordinates says, so that a test sees whose statistics arrived."""
+
+    adapts: bool = True
+    weight_exponent: int = 2
+
+    def update(self, statistics: GradientStatistics, current: Levels) -> LevelUpdate:
+        inner = statistics.coordinates / 1000
+        return LevelUpdate(current.next_version(np.array([-1, -inner, inner, 1])), 2.0, 1.0)
+
+
+@dataclass(frozen=True)
+class BrokenPolicy(CountingPolicy):
+    def update(self, statistics: GradientStatistics, current: Levels) -> LevelUpdate:
+        raise FloatingPointError("no density here")
+
+
+@dataclass(frozen=True)
+class WorseningPolicy(CountingPolicy):
+    def update(self, statistics: GradientStatistics, current: Levels) -> LevelUpdate:
+        return LevelUpdate(current.next_version(np.array([-1.0, 0.0, 1.0])), 1.0, 1.5)
+
+
+def gradients(rank: int, value: float = 0.1) -> GradientStatistics:
+    return GradientStatistics.from_normalised(np.full((1, 10 * (rank + 1)), value, dtype=np.float32), [2.0])
+
+
+def run(policy: CountingPolicy, size: int = 4, bad_rank: int | None = None) -> list[LevelUpdate]:
+    def program(ranks: LoopbackCommunicator) -> LevelUpdate:
+        own = gradients(ranks.rank)
+        if ranks.rank == bad_rank:
+            own = own + GradientStatistics.from_normalised(np.zeros((1, 5), np.float32), [np.nan])
+        return agree(ranks, own, policy, CURRENT, "test").update
+
+    return LoopbackWorld(size).run(program)
+
+
+def test_every_rank_adopts_what_the_leader_fitted_to_the_statistics_of_all() -> None:
+    updates = run(CountingPolicy())
+    expected = np.array([-1, -0.1, 0.1, 1], dtype=np.float32)  # 10 + 20 + 30 + 40 coordinates
+    for update in updates:
+        assert np.array_equal(update.levels.values, expected)
+        assert update.levels.version == 5
+        assert (update.objective_before, update.objective_after) == (2.0, 1.0)
+
+
+def test_a_leader_that_fails_tells_all_ranks_to_keep_their_levels() -> None:
+    for update in run(BrokenPolicy()):
+        assert update.levels == CURRENT
+        assert update.reason == "FloatingPointError: no density here"
+
+
+def test_an_update_that_raises_the_objective_is_not_adopted() -> None:
+    for update in run(WorseningPolicy()):
+        assert update.levels == CURRENT
+        assert "raise the objective" in update.reason
+
+
+def test_nan_on_one_rank_skips_the_adaptation_on_all() -> None:
+    for update in run(CountingPolicy(), bad_rank=2):
+        assert update.levels == CURRENT
+        assert "1 buckets with NaN or infinity" in update.reason
+
+
+@dataclass
+class Tampering:
+    """Pass everything on, but damage what a broadcast delivers to rank 1."""
+
+    inner: LoopbackCommunicator
+    position: int
+
+    @property
+    def rank(self) -> int:
+        return self.inner.rank
+
+    @property
+    def size(self) -> int:
+        return self.inner.size
+
+    def gather(self, payload: Payload, root: int, name: str) -> Pending[list[Payload]]:
+        return self.inner.gather(payload, root, name)
+
+    def broadcast(self, payload: Payload, root: int, name: str) -> Pending[Payload]:
+        received = self.inner.broadcast(payload, root, name).wait().copy()
+        if self.rank == 1:
+            received[self.position] ^= 0x40
+
+        class Done:
+            def done(self) -> bool:
+                return True
+
+            def wait(self) -> Payload:
+                return received
+
+        return Done()
+
+
+@pytest.mark.parametrize("position", [0, 4, 8, 12, 45])
+def test_a_damaged_announcement_is_refused_by_the_rank_that_got_it(position: int) -> None:
+    def program(ranks: LoopbackCommunicator) -> str:
+        try:
+            agree(Tampering(ranks, position), gradients(ranks.rank), CountingPolicy(), CURRENT, "test")  # type: ignore[arg-type]
+        except LevelsMismatch as error:
+            return str(error)
+        return ""
+
+    first, second = LoopbackWorld(2).run(program)
+    assert first == ""
+    assert second.startswith("rank 1: expected")
+
+
+def test_a_rank_with_another_history_of_levels_refuses() -> None:
+    def program(ranks: LoopbackCommunicator) -> bool:
+        own = CURRENT if ranks.rank != 1 else Levels(CURRENT.values, version=3)
+        try:
+            agree(ranks, gradients(ranks.rank), CountingPolicy(), own, "test")
+        except LevelsMismatch:
+            return False
+        return True
+
+    assert LoopbackWorld(3).run(program) == [True, False, True]
