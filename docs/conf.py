@@ -3,12 +3,14 @@
 from configparser import ConfigParser
 from pathlib import Path
 
+from alq_hvd.version import __version__
+
 _setup = ConfigParser()
 _setup.read(Path(__file__).parent.parent / "setup.cfg")
 
 project = "alq_hvd"
 author = _setup["metadata"]["author"]
-release = version = _setup["metadata"]["version"]
+release = version = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 myst_enable_extensions = ["dollarmath", "deflist"]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import configparser
 import subprocess
 from pathlib import Path
 
 import pytest
+from setuptools import find_namespace_packages
 
 from alq_hvd.cli.checks import CHECKOUT
 from tests.unit.setup_sandbox import Sandbox, make_sandbox
@@ -169,10 +171,16 @@ def test_cmake_wrapper_adds_the_hook_only_when_configuring(sandbox: Sandbox) -> 
     assert "-std=c++17" in hook.read_text()
 
 
-def test_every_folder_of_modules_is_a_package() -> None:
-    """``packages = find:`` silently leaves a folder without ``__init__.py`` out of the wheel."""
-    folders = {path.parent for path in (CHECKOUT / "alq_hvd").rglob("*.py")}
-    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+def test_every_module_is_in_the_wheel() -> None:
+    """``find:`` instead of ``find_namespace:`` would silently leave folders without ``__init__.py`` behind."""
+    setup = configparser.ConfigParser()
+    setup.read(CHECKOUT / "setup.cfg")
+    assert setup["options"]["packages"] == "find_namespace:"
+    patterns = setup["options.packages.find"]
+    found = find_namespace_packages(str(CHECKOUT), include=[patterns["include"]], exclude=[patterns["exclude"]])
+    folders = {path.parent.relative_to(CHECKOUT) for path in (CHECKOUT / "alq_hvd").rglob("*.py")}
+    assert {".".join(folder.parts) for folder in folders} <= set(found)
+    assert not [name for name in found if "__pycache__" in name]
 
 
 def test_every_make_target_is_described() -> None:
