@@ -24,8 +24,8 @@ lint: setup ## Check style, format, types and shell scripts; change nothing.
 	@$(PYTHON_ENV) -m mypy
 	@.venv/bin/shellcheck -x launch/*.sh .ci/run
 
-bench: setup ## Run every benchmark; each writes its figures to benchmarks/results/.
-	@set -e; for script in benchmarks/[a-z]*.py; do \
+bench: setup ## Run every program in benchmarks/; each writes its figures to benchmarks/results/.
+	@set -e; for script in $$(grep -l "__main__" benchmarks/*.py); do \
 		echo "== $$script"; $(PYTHON_ENV) "$$script" $(ARGS); done
 
 docs: setup ## Build the documentation as HTML pages in docs/_build/html.
