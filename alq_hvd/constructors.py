@@ -79,6 +79,11 @@ class Compression:
 
     alq = Constructor("alq")
     alq_n = Constructor("alq_n")
+    alqg = Constructor("alqg")
+    alqg_n = Constructor("alqg_n")
+    amq = Constructor("amq")
+    amq_n = Constructor("amq_n")
+    optimal = Constructor("optimal")
     qsgd = Constructor("qsgd")
     qsgdinf = Constructor("qsgdinf")
     nuqsgd = Constructor("nuqsgd")
