@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from model_statistics import MODELS, model_statistics
-from oracle import best_table
 
 from alq_hvd.levels import Levels
 from alq_hvd.policies import Alq, AlqGradient, fixed
@@ -15,6 +13,8 @@ from alq_hvd.policies.descent import descend
 from alq_hvd.policies.objective import gradient, psi
 from alq_hvd.policies.truncated_normal import TruncatedNormalMixture
 from alq_hvd.statistics import GradientStatistics
+from tests.support.model_statistics import MODELS, model_statistics
+from tests.support.oracle import best_table
 
 ADAPTIVE = [Alq(), Alq(0), AlqGradient(), AlqGradient(0)]
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from model_statistics import MODELS, model_statistics
 from scipy.optimize import minimize_scalar
 
 from alq_hvd.policies import Amq, fixed
@@ -11,6 +10,7 @@ from alq_hvd.policies.objective import psi
 from alq_hvd.policies.starts import exponential
 from alq_hvd.policies.truncated_normal import TruncatedNormalMixture
 from alq_hvd.statistics import GradientStatistics
+from tests.support.model_statistics import MODELS, model_statistics
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from oracle import best_of_raw_samples
-from real_gradient import real_gradient, relative_variance, statistics_of
 
 from alq_hvd import methods
 from alq_hvd.errors import ConfigurationError
@@ -13,6 +11,8 @@ from alq_hvd.policies.distributions import PiecewiseUniform
 from alq_hvd.policies.dynamic_programming import clamp_costs, shortest_path
 from alq_hvd.policies.objective import psi
 from alq_hvd.statistics import GradientStatistics
+from tests.support.oracle import best_of_raw_samples
+from tests.support.real_gradient import real_gradient, relative_variance, statistics_of
 
 
 def fitted(bucket_size: int, norm: str, bits: int, **options: bool) -> np.ndarray:

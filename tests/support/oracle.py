@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from real_gradient import normalised
+
+from tests.support.real_gradient import normalised
 
 Cumulative = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
