@@ -95,6 +95,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc]
         self._buffers: list[Any] = []
         self._filled: list[set[int]] = []
         self._staged: list[Any] = []  # gradients of the first step, while call order is being learnt
+        self._sparse: list[Slot] = []
         self._results: dict[int, Any] = {}
         self._outstanding = 0
         self._delivering = False
@@ -295,7 +296,12 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc]
         for slot, gradient in zip(plan.slots, self._staged, strict=False):
             self._fill(slot, gradient)
         self._staged = []
-        missing = [slot.name for slot in plan.slots if slot.index not in self._filled[slot.group]]
+        absent = [slot for slot in plan.slots if slot.index not in self._filled[slot.group]]
+        # Horovod reduces sparse gradients without asking us: their place is empty this once, and gone from the next step.
+        self._sparse = [slot for slot in absent if self._keys.is_sparse(slot)]
+        for slot in self._sparse:
+            self._fill(slot, self._torch.zeros(slot.elements))
+        missing = [slot.name for slot in absent if slot not in self._sparse]
         if missing:
             shown = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
             raise CallOrderError(
@@ -311,6 +317,9 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc]
         for filled in self._filled:
             filled.clear()
         self._keys.end_step()
+        if self._sparse:
+            self._keys.drop(self._sparse)
+            self._sparse, self._agreed_plan = [], None
         self._passed_elements_last_step, self._passed_elements = self._passed_elements, 0
         self._aggregator.end_step()
 

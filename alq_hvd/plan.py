@@ -83,6 +83,14 @@ class Keys(Protocol):
         """Learn that every gradient of the step has been seen, and return the plan."""
         ...
 
+    def is_sparse(self, slot: Slot) -> bool:
+        """Return whether the gradient of ``slot`` turned out to be sparse, so that Horovod reduces it without asking."""
+        ...
+
+    def drop(self, slots: Sequence[Slot]) -> None:
+        """Make a new plan without ``slots``."""
+        ...
+
     def end_step(self) -> None:
         """Get ready for the next step."""
         ...
@@ -107,11 +115,15 @@ class IdentityKeys:
             for name, parameter in named_parameters
             if parameter.requires_grad and parameter.is_floating_point() and parameter.numel() >= min_elements
         ]
-        self._parameters = [parameter for _, parameter in kept]
-        self._plan = FusionPlan.build([(name, parameter.numel()) for name, parameter in kept], fusion_elements)
         self._min_elements = min_elements
+        self._fusion_elements = fusion_elements
+        self._lay_out(kept)
+
+    def _lay_out(self, kept: list[tuple[str, Any]]) -> None:
+        self._kept = kept
+        self._plan = FusionPlan.build([(name, parameter.numel()) for name, parameter in kept], self._fusion_elements)
         # Hooks fire in much the same order every step: after gradient i, try the one that followed it last time.
-        self._follower = list(range(1, len(kept))) + [0]
+        self._follower = [*range(1, len(kept)), 0]
         self._last = len(kept) - 1
 
     @property
@@ -121,11 +133,11 @@ class IdentityKeys:
 
     def locate(self, tensor: Any) -> Slot | None:
         """Return the slot of the parameter whose gradient ``tensor`` is."""
-        if not self._parameters or tensor.numel() < self._min_elements:
+        if not self._kept or tensor.numel() < self._min_elements:
             return None
         guess = self._follower[self._last]
-        if self._parameters[guess].grad is not tensor:
-            for index, parameter in enumerate(self._parameters):
+        if self._kept[guess][1].grad is not tensor:
+            for index, (_, parameter) in enumerate(self._kept):
                 if parameter.grad is tensor:
                     self._follower[self._last] = guess = index
                     break
@@ -137,6 +149,16 @@ class IdentityKeys:
     def end_of_calls(self) -> FusionPlan:
         """Return the plan."""
         return self._plan
+
+    def is_sparse(self, slot: Slot) -> bool:
+        """Return whether the parameter's gradient is sparse."""
+        gradient = self._kept[slot.index][1].grad
+        return gradient is not None and str(gradient.layout) != "torch.strided"
+
+    def drop(self, slots: Sequence[Slot]) -> None:
+        """Make a new plan without the parameters of ``slots``."""
+        gone = {slot.index for slot in slots}
+        self._lay_out([pair for index, pair in enumerate(self._kept) if index not in gone])
 
     def end_step(self) -> None:
         """Change nothing: identity needs no position."""
@@ -187,6 +209,13 @@ class CallOrderKeys:
             sizes = [(f"number {position}", size) for position, size in enumerate(self._seen)]
             self._plan = FusionPlan.build(sizes, self._fusion_elements)
         return self._plan
+
+    def is_sparse(self, slot: Slot) -> bool:
+        """Return False: a sparse gradient never enters the call order."""
+        return False
+
+    def drop(self, slots: Sequence[Slot]) -> None:
+        """Change nothing: there is nothing sparse to drop."""
 
     def end_step(self) -> None:
         """Start the next step at position 0."""

@@ -146,6 +146,22 @@ def test_small_integer_sparse_and_foreign_tensors_are_left_to_horovod() -> None:
     LoopbackWorld(2).run(program)
 
 
+def test_a_parameter_with_sparse_gradients_leaves_the_plan_after_the_first_step() -> None:
+    def program(ranks: LoopbackCommunicator) -> None:
+        parameters = model()
+        compression = compressor(ranks, parameters, bucket_size=1)
+        for step in range(3):
+            backward(parameters, ranks.rank, step)
+            parameters["linear"].grad = parameters["linear"].grad.to_sparse()  # Horovod will not ask us about it
+            dense = [(name, gradient) for name, gradient in named_gradients(parameters) if name != "linear"]
+            results = reduce_gradients(ranks, compression, dense)
+            for name in ("conv", "head"):
+                np.testing.assert_allclose(results[name].numpy(), exact(step, 2)[name], rtol=3e-7, atol=1e-7)
+        assert compression.metrics()["compressed_elements"] == 2352 + 1320
+
+    LoopbackWorld(2).run(program)
+
+
 def test_a_small_bfloat16_gradient_travels_as_float32_which_horovod_knows() -> None:
     def program(ranks: LoopbackCommunicator) -> None:
         compression = compressor(ranks, model())
