@@ -3,7 +3,8 @@
 # Every step is skipped when its inputs have not changed, and is done again when it was interrupted.
 #
 #   PYTHON=python3.12       the interpreter to build .venv from
-#   TORCH_VERSION=2.13.0    another version may bring gigabytes of CUDA libraries
+#   TORCH_VERSION=2.13.0    the PyTorch to install; which build of it, with CUDA or without, is up to pip's configuration
+#   PIP_EXTRA_INDEX_URL=... pip's own variables work: an index of CPU builds saves gigabytes where there is no GPU
 #   ALQ_HVD_CACHE=DIR       where the Horovod wheel is kept (default ~/.cache/alq-hvd)
 #   ALQ_HVD_JOBS=N          how many compilers run at once (default: all processors)
 #   HOROVOD_GPU_OPERATIONS=NCCL and its sisters reach Horovod's build unchanged
