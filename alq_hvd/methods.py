@@ -121,6 +121,15 @@ _REGISTRY: dict[str, _Entry] = {
 NAMES: tuple[str, ...] = tuple(_REGISTRY)
 
 
+def bits_of(name: str) -> tuple[int, int]:
+    """Return the smallest and the largest width of a code at which a method is defined, without a zero level.
+
+    Raises:
+        ConfigurationError: for an unknown name.
+    """
+    return _entry(name).bits
+
+
 def method(
     name: str,
     *,
@@ -146,9 +155,7 @@ def method(
         ConfigurationError: for an unknown name, an undefined width, a value out of range, or an option that the
             method does not have; the message lists what is valid.
     """
-    if name not in _REGISTRY:
-        raise ConfigurationError(f"method: expected one of {', '.join(NAMES)}, got {name!r}")
-    entry = _REGISTRY[name]
+    entry = _entry(name)
     low, high = entry.bits[0] + (zero_level and entry.bits[0] == 1), entry.bits[1]
     try:
         require_int("bits", bits, low, high)
@@ -180,6 +187,12 @@ def method(
         description=entry.description,
         exact=entry.exact,
     )
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _REGISTRY:
+        raise ConfigurationError(f"method: expected one of {', '.join(NAMES)}, got {name!r}")
+    return _REGISTRY[name]
 
 
 def _refuse(name: str, option: str, got: object, valid: tuple[object, ...]) -> None:

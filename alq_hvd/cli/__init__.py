@@ -15,6 +15,7 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 COMMANDS = {
     "doctor": "say what is installed, try every codec and transport, and name the command that mends what is missing",
+    "levels": "fit levels to a gradient you dumped and compare every method on it",
 }
 """Subcommand -> one line of help. ``alq_hvd/cli/<subcommand>.py`` defines ``add_parser(subparsers)`` and ``run(args)``.
 

@@ -62,8 +62,8 @@ def nonzeros_bound(smallest: float, dimension: int, exponent: float = 2.0) -> fl
         Faghri et al., NeurIPS 2020, the expected number of nonzeros in the code-length bound; for q = 2 Alistarh et
         al., NeurIPS 2017, Lemma 3.1 (sparsity).
     """
-    large = float(smallest**-exponent) if math.isfinite(exponent) else float(dimension)
-    return min(large + dimension ** (1 - 1 / exponent) / smallest, dimension)
+    large = math.pow(smallest, -exponent) if math.isfinite(exponent) else dimension
+    return min(large + math.pow(dimension, 1 - 1 / exponent) / smallest, dimension)
 
 
 def code_length_bound(nonzeros: float, dimension: int, entropy: float, norm_bits: int = 32) -> float:

@@ -1,0 +1,118 @@
+"""Fit a method to one gradient and measure it: exact expectations in float64, and draws of the codec itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from alq_hvd.codec.keys import stream_key
+from alq_hvd.codec.reference import ReferenceCodec, bucket_norms, clip_buckets, quantise
+from alq_hvd.config import QuantiserConfig
+from alq_hvd.errors import ConfigurationError
+from alq_hvd.levels import Levels
+from alq_hvd.methods import Method
+from alq_hvd.policies import LevelUpdate
+from alq_hvd.statistics import GradientStatistics
+from alq_hvd.theory import bytes_fixed, bytes_ideal, entropy_bits
+
+Values = npt.NDArray[np.float32]
+CHUNK = 2**20
+"""Coordinates worked on at a time: the memory needed does not grow with the gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Hold what a table of levels does to one gradient g.
+
+    Attributes:
+        relative_variance: E|Q(g) - g|^2 / |g|^2 over all coordinates, clipping and clamping counted.
+        sampled: the same, the mean over draws of the reference codec.
+        entropy: bits a coordinate an ideal coder would take for the codes.
+        fixed: bytes of the packed codes and norms.
+        ideal: the same with an ideal coder.
+    """
+
+    relative_variance: float
+    sampled: float
+    entropy: float
+    fixed: int
+    ideal: int
+
+
+def fit(values: Values, method: Method, config: QuantiserConfig) -> LevelUpdate:
+    """Return one adaptation of ``method``, from its first levels, to the gradient float32[n]."""
+    statistics = GradientStatistics.empty(method.policy.weight_exponent)
+    for chunk in chunks(values, config.bucket_size):
+        statistics += ReferenceCodec().statistics(chunk, config, method.policy.weight_exponent)
+    return method.policy.update(statistics, method.initial(config.bits))
+
+
+def measure(values: Values, config: QuantiserConfig, levels: Levels, *, draws: int, seed: int = 0) -> Measured:
+    """Return what ``levels`` do to the gradient float32[n].
+
+    Raises:
+        ConfigurationError: when the norm of a bucket is beyond float32.
+    """
+    energy = error = sampled = 0.0
+    chosen = np.zeros(len(levels))
+    for index, chunk in enumerate(chunks(values, config.bucket_size)):
+        energy += float(np.square(chunk, dtype=np.float64).sum())
+        for rows in _rows(chunk, config.bucket_size):
+            part, counts = _expected(rows, config, levels)
+            error += part
+            chosen += counts
+        for draw in range(draws):
+            key = stream_key(seed=seed, step=draw, rank=0, group=index, shot=0)
+            norms, codes = quantise(chunk, config, levels, key)
+            scales = np.repeat(norms, config.bucket_size)[: len(chunk)]
+            decoded = scales * levels.values[codes]
+            sampled += float(np.square(decoded.astype(np.float64) - chunk).sum()) / draws
+    entropy = entropy_bits(chosen / len(values))
+    return Measured(
+        error / energy,
+        sampled / energy if draws else float("nan"),
+        entropy,
+        bytes_fixed(len(values), config.bits, config.bucket_size),
+        bytes_ideal(len(values), entropy, config.bucket_size),
+    )
+
+
+def chunks(values: Values, bucket_size: int) -> Iterator[Values]:
+    """Yield parts of whole buckets, about a million coordinates each; the last one ends with the short bucket."""
+    step = max(CHUNK // bucket_size, 1) * bucket_size
+    for start in range(0, len(values), step):
+        yield values[start : start + step]
+
+
+def _rows(chunk: Values, bucket_size: int) -> Iterator[Values]:
+    """Yield the full buckets as float32[buckets, bucket_size], then the short one as float32[1, rest]."""
+    whole = len(chunk) - len(chunk) % bucket_size
+    for part in (chunk[:whole].reshape(-1, bucket_size), chunk[None, whole:]):
+        if part.size:
+            yield part
+
+
+def _expected(rows: Values, config: QuantiserConfig, levels: Levels) -> tuple[float, npt.NDArray[np.float64]]:
+    """Return E|Q(g) - g|^2 of some buckets of equal size, and how often each code is expected.
+
+    A coordinate between levels l and u of a bucket of norm S has variance S^2 (u - r)(r - l), r = g / S. What
+    clipping and clamping take away is a bias, and counts squared.
+    """
+    norms = bucket_norms(clip_buckets(rows, rows.size, config.clip), config.norm).astype(np.float64)[:, None]
+    if not np.isfinite(norms).all():
+        raise ConfigurationError(f"the {config.norm} norm of a bucket is beyond float32: scale the gradient down")
+    table = levels.values.astype(np.float64)
+    silent = norms == 0
+    exact = rows.astype(np.float64)
+    clipped = clip_buckets(rows, rows.size, config.clip).astype(np.float64)
+    r = np.clip(clipped / np.where(silent, 1, norms), table[0], table[-1])
+    low = np.clip(np.searchsorted(table, r, side="right") - 1, 0, len(table) - 2)
+    above, below = table[low + 1] - r, r - table[low]
+    errors = np.square(norms * r - exact) + np.square(norms) * above * below
+    up = np.where(silent, 0, below / (above + below))
+    low = np.where(silent, 0, low).ravel()
+    counts = np.bincount(low, (1 - up).ravel(), len(table)) + np.bincount(low + 1, up.ravel(), len(table))
+    return float(errors.sum()), counts.astype(np.float64)
