@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -103,49 +104,77 @@ class Stamp:
     sender: int
 
 
+class Header(NamedTuple):
+    """Hold the fields of a header in the order they are written."""
+
+    magic: bytes
+    version: int
+    bits: int
+    norm: int
+    flags: int
+    elements: int
+    bucket_size: int
+    levels_digest: int
+    step: int
+    sender: int
+    checksum: int
+
+    @classmethod
+    def of(cls, layout: RecordLayout, stamp: Stamp, check: int) -> Header:
+        """Return the header of a record whose bytes behind the header sum up to ``check``."""
+        quantiser = layout.quantiser
+        return cls(
+            MAGIC,
+            VERSION,
+            quantiser.bits,
+            NORMS.index(quantiser.norm),
+            FLAG_CLIPPED if quantiser.clip is not None else 0,
+            layout.elements,
+            quantiser.bucket_size,
+            stamp.levels_digest,
+            stamp.step % 2**32,
+            stamp.sender,
+            check,
+        )
+
+
 def seal(record: npt.NDArray[np.uint8], layout: RecordLayout, stamp: Stamp) -> None:
     """Write the header of ``record``, whose norms and codes are already in place."""
-    quantiser = layout.quantiser
-    HEADER.pack_into(
-        record,
-        0,
-        MAGIC,
-        VERSION,
-        quantiser.bits,
-        NORMS.index(quantiser.norm),
-        FLAG_CLIPPED if quantiser.clip is not None else 0,
-        layout.elements,
-        quantiser.bucket_size,
-        stamp.levels_digest,
-        stamp.step % 2**32,
-        stamp.sender,
-        checksum(record),
-    )
+    HEADER.pack_into(record.data, 0, *Header.of(layout, stamp, checksum(record)))
 
 
 def verify(record: npt.NDArray[np.uint8], layout: RecordLayout, stamp: Stamp) -> None:
-    """Raise ``WireFormatError`` unless ``record`` is whole and was encoded under ``layout`` and ``stamp``."""
+    """Raise ``WireFormatError`` unless ``record`` is whole and was encoded under ``layout`` and ``stamp``.
+
+    The fields are compared before the length: a rank with other options sends another length, too, and hearing which
+    option differs helps more than hearing that bytes are missing.
+    """
     sender = f"record from rank {stamp.sender} at step {stamp.step}"
+    if record.dtype != np.uint8 or record.ndim != 1 or not record.flags.c_contiguous:
+        raise WireFormatError(f"{sender}: expected contiguous uint8[n], got {_described(record)}")
+    if record.size < HEADER.size:
+        raise WireFormatError(f"{sender}: expected a header of {HEADER.size} bytes, got {record.size}: it was cut off")
+    found = Header(*HEADER.unpack_from(record.data))
+    if (found.magic, found.version) != (MAGIC, VERSION):
+        raise WireFormatError(
+            f"{sender}: expected wire format {MAGIC!r} version {VERSION}, got {found.magic!r} version "
+            f"{found.version}: install the same alq_hvd on every rank"
+        )
+    expected = Header.of(layout, stamp, found.checksum)
+    for name, want, got in zip(Header._fields, expected, found, strict=True):
+        if want != got:
+            raise WireFormatError(
+                f"{sender}: expected {name} {want}, got {got}: start every rank with the same options"
+            )
     if record.size != layout.record_bytes:
         raise WireFormatError(
             f"{sender}: expected {layout.record_bytes} bytes for {layout.elements} elements at "
-            f"{layout.quantiser.bits} bits, got {record.size}"
+            f"{layout.quantiser.bits} bits, got {record.size}: bytes were lost or added on the way"
         )
-    expected = layout.new_record()[: HEADER.size]
-    seal(expected, layout, stamp)
-    found = HEADER.unpack_from(record)
-    if found[0] != MAGIC or found[1] != VERSION:
+    got = checksum(record)
+    if found.checksum != got:
         raise WireFormatError(
-            f"{sender}: expected wire format {MAGIC!r} version {VERSION}, got {found[0]!r} version {found[1]}: "
-            "install the same alq_hvd on every rank"
-        )
-    fields = ("bits", "norm", "flags", "elements", "bucket_size", "levels_digest", "step", "sender")
-    for name, want, got in zip(fields, HEADER.unpack_from(expected)[2:-1], found[2:-1], strict=True):
-        if want != got:
-            raise WireFormatError(f"{sender}: expected {name} {want}, got {got}: start every rank with the same options")
-    if found[-1] != checksum(record):
-        raise WireFormatError(
-            f"{sender}: expected checksum {found[-1]:#010x}, got {checksum(record):#010x}: the bytes were damaged on the way"
+            f"{sender}: expected checksum {found.checksum:#010x}, got {got:#010x}: the bytes were damaged on the way"
         )
 
 
@@ -156,3 +185,7 @@ def checksum(record: npt.NDArray[np.uint8]) -> int:
 
 def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
+
+
+def _described(array: npt.NDArray[np.generic]) -> str:
+    return f"{array.dtype}{list(array.shape)}{'' if array.flags.c_contiguous else ', not contiguous'}"

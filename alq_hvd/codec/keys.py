@@ -14,8 +14,8 @@ class StreamKey:
     """Name one stream of random numbers, one number an element.
 
     Attributes:
-        first: uint32, mixed into the element's index before the first multiplication of the hash.
-        second: uint32, added before the second one.
+        first: uint32, added to the element's Weyl number before the first round of the hash.
+        second: uint32, added before the second round.
         first_element: index, within the fusion group, of the first element that is encoded with this key.
     """
 

@@ -9,13 +9,14 @@ from types import ModuleType
 import numpy as np
 
 from alq_hvd import backends
+from alq_hvd.codec.arguments import require_decodable, require_encodable, require_values
 from alq_hvd.codec.base import FloatArray, Record
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.levels import Levels
 from alq_hvd.statistics import BINS_PER_OCTAVE_LOG2, OCTAVES, GradientStatistics
-from alq_hvd.wire import RecordLayout, Stamp, seal, verify
+from alq_hvd.wire import RecordLayout, Stamp, seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class NativeCodec:
 
     def encode(self, values: FloatArray, layout: RecordLayout, levels: Levels, key: StreamKey, stamp: Stamp) -> Record:
         """Return the sealed record of ``values``; see ``Codec.encode``."""
+        require_encodable(values, layout, levels)
         config = layout.quantiser
         record = layout.new_record()
         self._native.encode(
@@ -68,8 +70,7 @@ class NativeCodec:
         self, records: Sequence[Record], layout: RecordLayout, levels: Levels, stamps: Sequence[Stamp], scale: float
     ) -> FloatArray:
         """Return the scaled sum of the decoded records; see ``Codec.decode_sum``."""
-        for record, stamp in zip(records, stamps, strict=True):
-            verify(record, layout, stamp)
+        require_decodable(records, layout, levels, stamps)
         out = np.empty(layout.elements, dtype=np.float32)
         self._native.decode_sum(
             self.instruction_set,
@@ -87,6 +88,7 @@ class NativeCodec:
 
     def statistics(self, values: FloatArray, config: QuantiserConfig, weight_exponent: int) -> GradientStatistics:
         """Return the summary of the normalised coordinates of ``values``."""
+        require_values(values)
         mass, first_moment, moments = self._native.statistics(
             self.instruction_set,
             values,

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from alq_hvd.codec.arguments import require_decodable, require_encodable, require_values
 from alq_hvd.codec.base import FloatArray, Record
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.config import QuantiserConfig
 from alq_hvd.levels import Levels
 from alq_hvd.statistics import GradientStatistics
-from alq_hvd.wire import LANES, TILE, RecordLayout, Stamp, seal, verify
+from alq_hvd.wire import LANES, TILE, RecordLayout, Stamp, seal
 
 SUM_LANES = 1024
 SMALLEST_NORM = np.finfo(np.float32).tiny
@@ -28,6 +29,7 @@ class ReferenceCodec:
 
     def encode(self, values: FloatArray, layout: RecordLayout, levels: Levels, key: StreamKey, stamp: Stamp) -> Record:
         """Return the sealed record of ``values``; see ``Codec.encode``."""
+        require_encodable(values, layout, levels)
         record = layout.new_record()
         norms, codes = quantise(values, layout.quantiser, levels, key)
         layout.norms(record)[:] = norms
@@ -39,9 +41,9 @@ class ReferenceCodec:
         self, records: Sequence[Record], layout: RecordLayout, levels: Levels, stamps: Sequence[Stamp], scale: float
     ) -> FloatArray:
         """Return the scaled sum of the decoded records; see ``Codec.decode_sum``."""
+        require_decodable(records, layout, levels, stamps)
         total = np.zeros(layout.elements, dtype=np.float32)
-        for record, stamp in zip(records, stamps, strict=True):
-            verify(record, layout, stamp)
+        for record in records:
             codes = np.minimum(unpack(layout.words(record), layout), len(levels) - 1)
             norms = np.repeat(layout.norms(record), layout.quantiser.bucket_size)[: layout.elements]
             with np.errstate(invalid="ignore", over="ignore"):
@@ -50,6 +52,7 @@ class ReferenceCodec:
 
     def statistics(self, values: FloatArray, config: QuantiserConfig, weight_exponent: int) -> GradientStatistics:
         """Return the summary of the normalised coordinates of ``values``."""
+        require_values(values)
         total = GradientStatistics.empty(weight_exponent)
         whole = len(values) - len(values) % config.bucket_size
         for part, complete in ((values[:whole], True), (values[whole:], False)):
@@ -63,9 +66,7 @@ class ReferenceCodec:
         return total
 
 
-def quantise(
-    values: FloatArray, config: QuantiserConfig, levels: Levels, key: StreamKey
-) -> tuple[FloatArray, Codes]:
+def quantise(values: FloatArray, config: QuantiserConfig, levels: Levels, key: StreamKey) -> tuple[FloatArray, Codes]:
     """Return the norms float32[buckets] and the codes uint32[elements] of ``values``.
 
     1. Clamp each bucket to ``clip`` standard deviations, when asked (TernGrad's order: clip, then scale).
@@ -93,8 +94,13 @@ def quantise(
 
 
 def random_bits(key: StreamKey, index: Codes) -> Codes:
-    """Return uint32[n]: the random bits of each element, a hash of its index under two words of key."""
-    x = index ^ np.uint32(key.first)
+    """Return uint32[n]: the random bits of each element, a hash of its index under two words of key.
+
+    References:
+        The rounds are ``lowbias32`` of C. Wellons, "Prospecting for Hash Functions" (2018); the Weyl sequence before
+        them and the keys are ours.
+    """
+    x = index * np.uint32(0x9E3779B9) + np.uint32(key.first)
     x ^= x >> np.uint32(16)
     x *= np.uint32(0x7FEB352D)
     x ^= x >> np.uint32(15)

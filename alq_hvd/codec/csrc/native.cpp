@@ -22,6 +22,8 @@ using FloatArray = py::array_t<float, py::array::c_style>;
 using ByteArray = py::array_t<uint8_t, py::array::c_style>;
 using DoubleArray = py::array_t<double, py::array::c_style>;
 
+constexpr int64_t kMaximumBucketSize = int64_t{1} << 24;
+
 std::vector<const Kernels*> supported_kernels() {
   std::vector<const Kernels*> all = {&baseline_kernels()};
 #if defined(__x86_64__)
@@ -41,7 +43,7 @@ const Kernels& kernels_named(const std::string& name) {
 
 Quantiser checked_quantiser(int bits, int64_t bucket_size, bool maximum_norm, double clip) {
   if (bits < 1 || bits > 8) throw std::invalid_argument("bits must be 1 to 8");
-  if (bucket_size < 1) throw std::invalid_argument("bucket_size must be positive");
+  if (bucket_size < 1 || bucket_size > kMaximumBucketSize) throw std::invalid_argument("bucket_size must be 1 to 2**24");
   return {bits, bucket_size, maximum_norm, clip};
 }
 
@@ -66,11 +68,13 @@ int64_t word_rows(int64_t elements, int bits) {
 void check_record(int64_t record_bytes, int64_t elements, const Quantiser& quantiser, int64_t norms_offset,
                   int64_t codes_offset) {
   const int64_t buckets = (elements + quantiser.bucket_size - 1) / quantiser.bucket_size;
-  const int64_t end = codes_offset + 4 * kLanes * word_rows(elements, quantiser.bits);
-  if (norms_offset < 0 || norms_offset % 4 || codes_offset % 4 || codes_offset < norms_offset + 4 * buckets ||
-      record_bytes < end)
-    throw std::invalid_argument("the record is too short for its elements: " + std::to_string(record_bytes) +
-                                " bytes, needs " + std::to_string(end));
+  const int64_t codes_bytes = 4 * kLanes * word_rows(elements, quantiser.bits);
+  if (norms_offset < 0 || norms_offset % 4 || codes_offset % 4 || codes_offset < norms_offset ||
+      codes_offset - norms_offset < 4 * buckets)  // no sum here: offsets may be as large as int64_t holds
+    throw std::invalid_argument("norms and codes must be aligned to 4 bytes and must not overlap");
+  if (record_bytes < codes_offset || record_bytes - codes_offset < codes_bytes)
+    throw std::invalid_argument("the record is too short: " + std::to_string(record_bytes) + " bytes, needs " +
+                                std::to_string(codes_bytes) + " behind offset " + std::to_string(codes_offset));
 }
 
 std::unique_ptr<float[]> scratch_for(const Quantiser& quantiser) {

@@ -1,0 +1,43 @@
+"""What every codec refuses to be called with, said the same way by all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from alq_hvd.codec.base import FloatArray, Record
+from alq_hvd.errors import ConfigurationError, UnsupportedTensor
+from alq_hvd.levels import Levels
+from alq_hvd.wire import RecordLayout, Stamp, verify
+
+
+def require_values(values: FloatArray, elements: int | None = None) -> None:
+    """Raise ``UnsupportedTensor`` unless ``values`` is contiguous float32[elements]."""
+    right = isinstance(values, np.ndarray) and values.dtype == np.float32 and values.ndim == 1
+    if not right or not values.flags.c_contiguous or elements not in (None, values.size):
+        raise UnsupportedTensor(
+            f"expected contiguous float32[{'n' if elements is None else elements}], got {_described(values)}: "
+            "flatten, convert and copy it first"
+        )
+
+
+def require_encodable(values: FloatArray, layout: RecordLayout, levels: Levels) -> None:
+    """Raise ``AlqError`` unless ``values`` fits ``layout`` and ``levels`` fits its bits."""
+    require_values(values, layout.elements)
+    layout.quantiser.require_fit(levels)
+
+
+def require_decodable(records: Sequence[Record], layout: RecordLayout, levels: Levels, stamps: Sequence[Stamp]) -> None:
+    """Raise ``AlqError`` unless every record is whole and was encoded under ``layout``, ``levels`` and its stamp."""
+    layout.quantiser.require_fit(levels)
+    if len(records) != len(stamps):
+        raise ConfigurationError(f"expected one stamp a record, got {len(stamps)} stamps and {len(records)} records")
+    for record, stamp in zip(records, stamps, strict=True):
+        verify(record, layout, stamp)
+
+
+def _described(values: object) -> str:
+    if not isinstance(values, np.ndarray):
+        return type(values).__name__
+    return f"{values.dtype}{list(values.shape)}{'' if values.flags.c_contiguous else ', not contiguous'}"

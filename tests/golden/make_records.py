@@ -1,0 +1,64 @@
+"""Write the golden records: one file a number of bits, the bytes that every codec and every later version must give.
+
+Run ``python tests/golden/make_records.py`` only when the wire format changes, together with ``alq_hvd.wire.VERSION``.
+The inputs use integer arithmetic, float32 multiplication and powers of two alone, so that they are the same anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from alq_hvd.codec.base import Codec, FloatArray, Record
+from alq_hvd.codec.keys import stream_key
+from alq_hvd.codec.reference import ReferenceCodec
+from alq_hvd.config import QuantiserConfig
+from alq_hvd.levels import Levels
+from alq_hvd.wire import RecordLayout, Stamp
+
+FOLDER = Path(__file__).parent
+ELEMENTS = 1500
+"""One full tile, a tail tile whose last row is short, a short last bucket."""
+
+
+def gradient() -> FloatArray:
+    """Return float32[ELEMENTS]: cubes of pseudo-random fractions, one silent bucket, one with an infinity."""
+    index = np.arange(1, ELEMENTS + 1, dtype=np.uint64)
+    hashed = (index * np.uint64(2654435761)) % np.uint64(2**32)
+    fractions = hashed.astype(np.float64) / 2**31 - 1
+    values = (fractions.astype(np.float32) ** 2 * fractions.astype(np.float32)) * np.float32(2**-10)
+    values[300:400] = 0
+    values[555] = np.inf
+    return values
+
+
+def levels(bits: int) -> Levels:
+    """Return 2**bits levels (one less where there is room for a level at zero), closer together near zero."""
+    count = 2**bits - (bits % 2 if bits > 1 else 0)
+    steps = (2 * np.arange(count, dtype=np.float64) - (count - 1)) / (count - 1)
+    return Levels(steps * np.abs(steps))
+
+
+def cases() -> Iterator[tuple[Path, RecordLayout, Levels, Stamp]]:
+    """Yield file, layout, levels and stamp of each golden record."""
+    for bits in range(1, 9):
+        config = QuantiserConfig(
+            bits, bucket_size=100, norm="l2" if bits % 2 else "linf", clip=2.5 if bits == 2 else None
+        )
+        table = levels(bits)
+        stamp = Stamp(table.digest, step=bits, sender=bits + 1)
+        yield FOLDER / f"record-{bits}-bits.bin", RecordLayout(ELEMENTS, config), table, stamp
+
+
+def encoded(codec: Codec, layout: RecordLayout, table: Levels, stamp: Stamp) -> Record:
+    """Return the record of ``gradient()``."""
+    key = stream_key(seed=1234, step=stamp.step, rank=stamp.sender, group=5, shot=0).at(70_000)
+    return codec.encode(gradient(), layout, table, key, stamp)
+
+
+if __name__ == "__main__":
+    for path, *case in cases():
+        path.write_bytes(encoded(ReferenceCodec(), *case).tobytes())
+        print(path.name, path.stat().st_size)

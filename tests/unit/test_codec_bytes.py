@@ -1,0 +1,93 @@
+"""Every codec gives the bytes of the reference, and adds records in the same order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from codec_cases import CODECS, KEY, NATIVE, encode, heavy_tailed, stamp_for, uneven_levels
+
+from alq_hvd.codec.native import NativeCodec
+from alq_hvd.config import QuantiserConfig
+from alq_hvd.wire import RecordLayout, Stamp
+
+REFERENCE = CODECS["reference"]
+LENGTHS = (0, 1, 31, 33, 511, 512, 513, 1023, 1025, 4096, 5000)
+
+
+def gradient(elements: int, bucket_size: int, seed: int) -> np.ndarray:
+    """Return a gradient with one silent bucket and one that holds NaN, where there is room for them."""
+    values = heavy_tailed(elements, seed)
+    values[bucket_size : 2 * bucket_size] = 0
+    values[3 * bucket_size : 3 * bucket_size + 1] = np.nan
+    return values
+
+
+@pytest.mark.parametrize("native", NATIVE.values(), ids=NATIVE)
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("clip", [None, 2.5])
+def test_native_gives_the_bytes_of_the_reference(native: NativeCodec, bits: int, norm: str, clip: float | None) -> None:
+    for seed, elements in enumerate(LENGTHS):
+        bucket_size = (1, 7, 64, 100, 512, 8192)[seed % 6]
+        levels = uneven_levels((2**bits, max(2, 2**bits - 1), 2)[seed % 3], seed)
+        values, config = gradient(elements, bucket_size, seed), QuantiserConfig(bits, bucket_size, norm, clip)
+        expected, got = encode(REFERENCE, values, config, levels), encode(native, values, config, levels)
+        assert np.array_equal(expected, got), (elements, bucket_size, len(levels))
+
+
+@pytest.mark.parametrize("native", NATIVE.values(), ids=NATIVE)
+@pytest.mark.parametrize("bucket_size", [1, 31, 32, 96, 1000, 1024, 1056, 3000, 8192])
+def test_buckets_of_every_alignment(native: NativeCodec, bucket_size: int) -> None:
+    """Buckets and tiles end at different places unless one divides the other."""
+    values, levels = gradient(10_007, bucket_size, 0), uneven_levels(7)
+    for norm in ("l2", "linf"):
+        config = QuantiserConfig(3, bucket_size, norm)
+        record = encode(REFERENCE, values, config, levels)
+        assert np.array_equal(record, encode(native, values, config, levels))
+        layout, stamps = RecordLayout(values.size, config), [stamp_for(levels)] * 2
+        expected = REFERENCE.decode_sum([record] * 2, layout, levels, stamps, 0.5)
+        assert np.array_equal(expected, native.decode_sum([record] * 2, layout, levels, stamps, 0.5), equal_nan=True)
+
+
+@pytest.mark.parametrize("native", NATIVE.values(), ids=NATIVE)
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_sums_are_equal_to_the_bit(native: NativeCodec, bits: int) -> None:
+    levels, config = uneven_levels(2**bits), QuantiserConfig(bits, 512)
+    layout = RecordLayout(5000, config)
+    stamps = [Stamp(levels.digest, 2, sender) for sender in range(5)]
+    records = [
+        REFERENCE.encode(heavy_tailed(5000, sender, 10.0**sender), layout, levels, KEY, stamp)
+        for sender, stamp in enumerate(stamps)
+    ]
+    expected = REFERENCE.decode_sum(records, layout, levels, stamps, 1 / 3)
+    assert np.array_equal(expected, native.decode_sum(records, layout, levels, stamps, 1 / 3))
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_records_are_added_in_the_order_given(codec) -> None:  # type: ignore[no-untyped-def]
+    """Float32 sums depend on the order: 1e8 + 1 - 1e8 is 0, 1e8 - 1e8 + 1 is 1."""
+    levels, config = uneven_levels(2), QuantiserConfig(1, 1, "linf")
+    layout, stamp = RecordLayout(1, config), stamp_for(levels)
+    big, one, minus = (encode(codec, [value], config, levels) for value in (1e8, 1.0, -1e8))
+    for order, total in (((big, one, minus), 0.0), ((big, minus, one), 1.0)):
+        assert codec.decode_sum(order, layout, levels, [stamp] * 3, 1.0).tolist() == [total]
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_no_records_sum_to_zero(codec) -> None:  # type: ignore[no-untyped-def]
+    levels = uneven_levels(4)
+    assert codec.decode_sum([], RecordLayout(40, QuantiserConfig(2)), levels, [], 1.0).tolist() == [0.0] * 40
+
+
+@pytest.mark.parametrize("native", NATIVE.values(), ids=NATIVE)
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("clip", [None, 2.5])
+def test_statistics_agree_with_the_reference(native: NativeCodec, norm: str, clip: float | None) -> None:
+    """Counts exactly; float64 sums up to their rounding, because their order is free."""
+    values, config = gradient(20_011, 512, 0), QuantiserConfig(3, 512, norm, clip)
+    for exponent in (0, 1, 2):
+        expected, got = (codec.statistics(values, config, exponent) for codec in (REFERENCE, native))
+        for name in ("coordinates", "zero_buckets", "non_finite_buckets", "weight_exponent"):
+            assert getattr(expected, name) == getattr(got, name)
+        for name in ("mass", "first_moment", "second_moment", "pooled_sum", "pooled_squares", "buckets"):
+            np.testing.assert_allclose(getattr(got, name), getattr(expected, name), rtol=1e-9, atol=1e-12)

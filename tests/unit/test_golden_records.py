@@ -1,0 +1,50 @@
+"""The bytes of the wire format: what this version writes, every version of the same wire format must write."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from codec_cases import CODECS
+
+
+def load_maker() -> ModuleType:
+    path = Path(__file__).parents[1] / "golden" / "make_records.py"
+    spec = importlib.util.spec_from_file_location("make_records", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MAKER = load_maker()
+CASES = {path.stem: (path, *rest) for path, *rest in MAKER.cases()}
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_golden_record(codec, case) -> None:  # type: ignore[no-untyped-def]
+    path, layout, levels, stamp = case
+    golden = np.frombuffer(path.read_bytes(), np.uint8)
+    assert np.array_equal(MAKER.encoded(codec, layout, levels, stamp), golden)
+    decoded = codec.decode_sum([golden], layout, levels, [stamp], 1.0)
+    values = MAKER.gradient()
+    assert np.isnan(decoded[500:600]).all() and not decoded[300:400].any()
+    finite = np.isfinite(decoded)
+    assert finite.sum() == len(values) - 100
+    if layout.quantiser.clip is None:
+        scale = np.repeat(layout.norms(golden), 100)[finite]
+        gap = np.diff(levels.values).max()
+        assert (np.abs(decoded - values)[finite] <= scale * gap * 1.0001).all()
+
+
+def test_inputs_are_the_ones_the_files_were_made_of() -> None:
+    """If this fails and the bytes differ, the inputs changed and not the codec."""
+    assert (
+        hashlib.sha256(MAKER.gradient().tobytes()).hexdigest()
+        == "3c55602c3d38d6f1147d8dd0783789bab1968bc55a02ca76d643adb38ffdb46f"
+    )
