@@ -11,6 +11,8 @@ import numpy.typing as npt
 from alq_hvd.statistics import GradientStatistics, bin_edges
 
 Float64Array = npt.NDArray[np.float64]
+_NARROWEST = 1e-300
+"""A narrower piece is an atom: its density would overflow."""
 
 
 class Moments(NamedTuple):
@@ -69,7 +71,7 @@ class PiecewiseUniform:
         start, end = nodes[:-1], nodes[1:]
         parts = (pieces, pieces * (start + end) / 2, pieces * (start * start + start * end + end * end) / 3)
         density = np.zeros(len(nodes))
-        np.divide(pieces, end - start, out=density[:-1], where=end > start)
+        np.divide(pieces, end - start, out=density[:-1], where=end - start > _NARROWEST)
         below = Moments(*(np.concatenate([[0.0], np.cumsum(part)]) for part in parts))
         return cls(nodes, below, density)
 
