@@ -1,0 +1,45 @@
+"""Run on every rank: do one thing wrong, and let the error reach the user.
+
+Usage: failures.py RESULTS_DIRECTORY WHAT
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import horovod.torch as hvd
+import torch
+
+import alq_hvd
+
+hvd.init()
+what, rank = sys.argv[2], hvd.rank()
+torch.manual_seed(0)
+model = torch.nn.Linear(50, 50)
+options: dict[str, Any] = {"min_elements": 100, "timeout": 8.0}
+if what == "bits":
+    options["bits"] = 4 if rank == 1 else 3
+if what == "call_order":
+    model = torch.nn.Sequential(*[torch.nn.Linear(50, 50) for _ in range(3)])
+named = None if what == "call_order" else model.named_parameters()
+compression: Any = alq_hvd.Compression.alq(named_parameters=named, **options)
+if what == "not_compressed" and rank == 1:
+    compression = hvd.Compression.none
+optimizer = hvd.DistributedOptimizer(
+    torch.optim.SGD(model.parameters(), lr=0.1),
+    named_parameters=model.named_parameters(),
+    compression=compression,
+    op=hvd.Adasum if what == "adasum" else hvd.Average,
+)
+for step in range(4):
+    model.zero_grad()
+    layers = list(model) if what == "call_order" else [model]
+    if what == "call_order" and step == 2 and rank == 1:
+        layers.reverse()
+    if what == "dies" and step == 2 and rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sum(layer(torch.ones(2, 50)).square().mean() for layer in layers).backward()
+    optimizer.step()

@@ -1,0 +1,54 @@
+"""What a user sees when something is wrong: one clear error on the ranks, within a stated time, and no hang."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.support.launch import horovodrun
+
+pytestmark = [pytest.mark.multirank, pytest.mark.timeout(120)]
+
+
+def output_of(what: str, *, ranks: int = 2, gloo: bool = False, timeout: float = 60) -> str:
+    _, output = horovodrun(ranks, "failures.py", what, gloo=gloo, timeout=timeout, check=False)
+    return output
+
+
+@pytest.mark.parametrize("gloo", [False, True])
+def test_different_bits_are_named_with_both_values_and_the_rank(gloo: bool) -> None:
+    assert "ConfigurationMismatch: bits: rank 0 has 3, rank 1 has 4" in output_of("bits", gloo=gloo)
+
+
+def test_adasum_is_refused() -> None:
+    assert "UnsupportedReduction: expected a gradient, got a parameter: Horovod's Adasum" in output_of("adasum")
+
+
+def test_another_call_order_on_one_rank_names_the_remedy() -> None:
+    output = output_of("call_order")
+    assert "CallOrderError: rank 0, step 2" in output or "CallOrderError: rank 1, step 2" in output
+    assert "Pass named_parameters=model.named_parameters() to alq_hvd.Compression" in output
+
+
+def test_a_rank_without_the_compression_ends_in_an_error_and_not_in_a_hang() -> None:
+    output = output_of("not_compressed")
+    assert "CommunicationTimeout: rank 0: allgather 'alq_hvd.options.length': not complete after 8 s" in output
+
+
+@pytest.mark.parametrize("gloo", [False, True])
+def test_a_rank_that_is_killed_ends_the_others(gloo: bool) -> None:
+    start = time.monotonic()
+    output = output_of("dies", gloo=gloo, timeout=60)
+    assert time.monotonic() - start < 60  # the launcher's limit: horovodrun has returned by itself
+    assert "Killed" in output or "signal 9" in output or "HorovodInternalError" in output or "non-zero" in output
+
+
+def test_process_sets_train_apart() -> None:
+    results, _ = horovodrun(4, "process_sets.py", timeout=90)
+    assert results[0]["digest"] == results[2]["digest"]
+    assert results[1]["digest"] == results[3]["digest"]
+    assert results[0]["digest"] != results[1]["digest"]
+    for result in results:
+        assert [entry["accepted"] for entry in result["metrics"]["adaptations"]][0] is True
+        assert result["metrics"]["step"] == 5
