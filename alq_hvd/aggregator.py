@@ -42,8 +42,9 @@ class Adaptation:
 class Aggregator:
     """Sum fusion groups over the ranks, and fit the levels to them as it goes.
 
-    ``connect`` it once; then in each step: ``start`` every group once, ``result`` every group once, then ``end_step``. All ranks must agree on the
-    options, the groups and their lengths, and take the same number of steps; groups may be started in any order.
+    ``connect`` it once; then in each step ``start`` every group once, take every group's ``result`` once, and
+    ``end_step``. All ranks must agree on the options, the groups and their lengths, and take the same number of steps;
+    groups may be started in any order.
 
     Args:
         options: shared by all ranks.
@@ -117,7 +118,7 @@ class Aggregator:
             exchange.advance()
 
     def result(self, group: int, scale: float) -> FloatArray:
-        """Wait for ``group`` and return float32[elements]: ``scale`` times the sum of all ranks' quantised gradients."""
+        """Wait for ``group`` and return float32[elements]: ``scale`` times the sum of the quantised gradients."""
         return self._in_flight.pop(group).finish(scale)
 
     def end_step(self) -> None:
@@ -139,9 +140,7 @@ class Aggregator:
     def _adapt(self, statistics: GradientStatistics) -> None:
         assert self._control is not None
         before = self.levels
-        agreement = agree(
-            self._control, statistics, self._method.policy, before, f"{self._options.name}.adaptation"
-        )
+        agreement = agree(self._control, statistics, self._method.policy, before, f"{self._options.name}.adaptation")
         update = agreement.update
         self.levels = update.levels
         self.ledger.sent(agreement.bytes_sent)

@@ -53,7 +53,7 @@ class _Passed:
     dtype: Any
 
 
-class QuantisedCompressor(_Compressor):  # type: ignore[misc]
+class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
     """Compress gradients for ``hvd.DistributedOptimizer(compression=...)`` on stock Horovod.
 
     Made by ``alq_hvd.Compression.<method>``. One instance serves one optimizer.
@@ -119,16 +119,16 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc]
         torch = self._torch
         if isinstance(tensor, torch.nn.Parameter):
             raise UnsupportedReduction(
-                "expected a gradient, got a parameter: Horovod's Adasum reduces changes of parameters, which can not be "
-                "quantised here. Use op=hvd.Average or op=hvd.Sum, or drop compression"
+                "expected a gradient, got a parameter: Horovod's Adasum reduces changes of parameters, which can not "
+                "be quantised here. Use op=hvd.Average or op=hvd.Sum, or drop compression"
             )
         self._connect()
         if self._exact or self._size == 1 or not _is_plain(torch, tensor):
             return self._pass(tensor)
         if self._delivering:
             raise CallOrderError(
-                f"rank {self._rank}: a gradient arrived while those of step {self._aggregator.step} are still being delivered. "
-                "Give every optimizer its own alq_hvd.Compression"
+                f"rank {self._rank}: a gradient arrived while those of step {self._aggregator.step} are still being "
+                "delivered. Give every optimizer its own alq_hvd.Compression"
             )
         if self._keys.plan is not None and self._agreed_plan is None:
             self._agree_on_plan(self._keys.plan)
@@ -173,8 +173,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc]
             return tensor if tensor.dtype == ctx.dtype else tensor.to(ctx.dtype)
         if tuple(tensor.shape) != (PROBE_LENGTH,):
             raise UnsupportedReduction(
-                f"expected Horovod's allreduce of {PROBE_LENGTH} numbers for {ctx.name}, got shape {tuple(tensor.shape)}: "
-                "reducescatter can not be compressed"
+                f"expected Horovod's allreduce of {PROBE_LENGTH} numbers for {ctx.name}, got shape "
+                f"{tuple(tensor.shape)}: reducescatter can not be compressed"
             )
         factor = ctx.probe.check(tensor.tolist(), ctx.name)
         if not self._delivering:
@@ -238,7 +238,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc]
     # ------------------------------------------------------------------ inside
 
     def _connect(self) -> None:
-        """Agree with all ranks on the options, at the first call and whenever the world has changed (elastic Horovod)."""
+        """Agree with all ranks on the options, at the first call and when the world has changed (elastic Horovod)."""
         if self._communicator is None:
             self._communicator = HorovodCommunicator(self._process_set, self.options.timeout)
         communicator = self._communicator
@@ -279,8 +279,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc]
         filled = self._filled[slot.group]
         if slot.index in filled:
             raise CallOrderError(
-                f"rank {self._rank}: gradient {slot.name} was handed over twice in step {self._aggregator.step}. Give every "
-                "optimizer its own alq_hvd.Compression, and call optimizer.step() or synchronize() once a step"
+                f"rank {self._rank}: gradient {slot.name} was handed over twice in step {self._aggregator.step}. Give "
+                "every optimizer its own alq_hvd.Compression, and call optimizer.step() or synchronize() once a step"
             )
         buffer = self._buffers[slot.group]
         buffer[slot.start : slot.stop].copy_(gradient.detach().reshape(-1))
@@ -297,7 +297,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc]
             self._fill(slot, gradient)
         self._staged = []
         absent = [slot for slot in plan.slots if slot.index not in self._filled[slot.group]]
-        # Horovod reduces sparse gradients without asking us: their place is empty this once, and gone from the next step.
+        # Horovod reduces sparse gradients without asking: their place is empty this once, and gone from the next step.
         self._sparse = [slot for slot in absent if self._keys.is_sparse(slot)]
         for slot in self._sparse:
             self._fill(slot, self._torch.zeros(slot.elements))
@@ -305,9 +305,9 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc]
         if missing:
             shown = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
             raise CallOrderError(
-                f"rank {self._rank}, step {self._aggregator.step}: expected {len(plan.slots)} gradients before the first "
-                f"result is fetched, {len(missing)} are missing: {shown}. Pass to alq_hvd.Compression exactly the parameters "
-                "that this optimizer reduces, and fetch results with optimizer.synchronize() or step()"
+                f"rank {self._rank}, step {self._aggregator.step}: expected {len(plan.slots)} gradients before the "
+                f"first result is fetched, {len(missing)} are missing: {shown}. Pass to alq_hvd.Compression exactly "
+                "the parameters that this optimizer reduces, and fetch results with optimizer.synchronize() or step()"
             )
         self._delivering = True
 
@@ -340,7 +340,9 @@ def _require_float(torch: Any, tensor: Any) -> None:
     supported = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     if tensor.dtype not in supported:
         names = ", ".join(str(dtype) for dtype in supported)
-        raise UnsupportedTensor(f"expected a gradient of dtype {names}, got {tensor.dtype}: exclude it from named_parameters")
+        raise UnsupportedTensor(
+            f"expected a gradient of dtype {names}, got {tensor.dtype}: exclude it from named_parameters"
+        )
 
 
 def _codec(name: str) -> Codec:
@@ -348,5 +350,7 @@ def _codec(name: str) -> Codec:
         return ReferenceCodec()
     if name == "native" or backends.available("alq_hvd.codec._native"):
         return NativeCodec()
-    _logger.warning("the C++ codec is not compiled; the NumPy one, some seventy times slower, is used. See alq-hvd doctor")
+    _logger.warning(
+        "the C++ codec is not compiled; the NumPy one, some seventy times slower, is used. See alq-hvd doctor"
+    )
     return ReferenceCodec()

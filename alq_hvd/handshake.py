@@ -25,7 +25,7 @@ def agree_on_configuration(communicator: Communicator, own: dict[str, Any], name
     mine = {"wire_format": wire.VERSION, "world_size": communicator.size, **own}
     gathered = allgather_bytes(communicator, json.dumps(mine, sort_keys=True, default=str).encode(), name)
     everyone = [json.loads(raw) for raw in gathered]
-    able = all([configuration.pop(MPI_LEVELS, False) for configuration in everyone])
+    abilities = [configuration.pop(MPI_LEVELS, False) for configuration in everyone]
     for rank, configuration in enumerate(everyone):
         difference = _first_difference(everyone[0], configuration)
         if difference:
@@ -34,7 +34,7 @@ def agree_on_configuration(communicator: Communicator, own: dict[str, Any], name
                 f"{option}: rank 0 has {expected}, rank {rank} has {got} (seen on rank {communicator.rank}): "
                 "start every rank with the same options, model and version of alq_hvd"
             )
-    return {**everyone[0], MPI_LEVELS: able}
+    return {**everyone[0], MPI_LEVELS: all(abilities)}
 
 
 def fingerprint(shared: dict[str, Any]) -> int:

@@ -84,7 +84,7 @@ class Keys(Protocol):
         ...
 
     def is_sparse(self, slot: Slot) -> bool:
-        """Return whether the gradient of ``slot`` turned out to be sparse, so that Horovod reduces it without asking."""
+        """Return whether the gradient of ``slot`` turned out to be sparse: Horovod reduces it without asking."""
         ...
 
     def drop(self, slots: Sequence[Slot]) -> None:
@@ -135,7 +135,7 @@ class IdentityKeys:
         """Return the slot of the parameter whose gradient ``tensor`` is."""
         if not self._kept or tensor.numel() < self._min_elements:
             return None
-        guess = self._follower[self._last]
+        guess: int = self._follower[self._last]
         if self._kept[guess][1].grad is not tensor:
             for index, (_, parameter) in enumerate(self._kept):
                 if parameter.grad is tensor:
@@ -153,7 +153,7 @@ class IdentityKeys:
     def is_sparse(self, slot: Slot) -> bool:
         """Return whether the parameter's gradient is sparse."""
         gradient = self._kept[slot.index][1].grad
-        return gradient is not None and str(gradient.layout) != "torch.strided"
+        return bool(gradient is not None and str(gradient.layout) != "torch.strided")
 
     def drop(self, slots: Sequence[Slot]) -> None:
         """Make a new plan without the parameters of ``slots``."""

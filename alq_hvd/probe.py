@@ -16,8 +16,8 @@ PROBE_BYTES = 4 * PROBE_LENGTH
 class Probe:
     """Fingerprint what all ranks must agree on when they reduce one gradient.
 
-    Each fingerprint enters as bytes: their sums over ranks are exact in float32, and when every rank finds the mean to be
-    its own value, all values are equal.
+    Each fingerprint enters as bytes: their sums over ranks are exact in float32, and when every rank finds the mean to
+    be its own value, all values are equal.
 
     Attributes:
         rank, size: in the process set.
@@ -53,8 +53,8 @@ class Probe:
         where = f"rank {self.rank}, step {self.step}, gradient {what}"
         if not factor > 0 or abs(reduced[1] / factor - _GUARD / self.size) > 1e-3 * _GUARD / self.size:
             raise UnsupportedReduction(
-                f"{where}: expected Horovod to reduce with op=Average or op=Sum, got something else (Adasum, Min, Max or "
-                "Product). Quantised gradients can only be added: choose hvd.Average or hvd.Sum, or drop compression"
+                f"{where}: expected Horovod to reduce with op=Average or op=Sum, got something else "
+                "(Adasum, Min, Max or Product). Quantised gradients can only be added: choose hvd.Average or hvd.Sum, or drop compression"
             )
         means = [value / factor for value in reduced[2:]]
         off = [abs(mean - own) > 0.25 / self.size for mean, own in zip(means, self._fingerprints(), strict=True)]

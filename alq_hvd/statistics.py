@@ -39,7 +39,8 @@ def bin_index(normalised: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     bits = np.abs(normalised).view(np.uint32).astype(np.int64)
     first = (127 - OCTAVES) << BINS_PER_OCTAVE_LOG2
     side = np.clip((bits >> (23 - BINS_PER_OCTAVE_LOG2)) - first + 1, 0, BINS_PER_SIDE - 1)
-    return np.where(normalised < 0, BINS_PER_SIDE - 1 - side, BINS_PER_SIDE + side)
+    index: npt.NDArray[np.int64] = np.where(normalised < 0, BINS_PER_SIDE - 1 - side, BINS_PER_SIDE + side)
+    return index
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +77,7 @@ class GradientStatistics:
     @classmethod
     def empty(cls, weight_exponent: int) -> GradientStatistics:
         """Return the summary of nothing, the neutral element of ``+``."""
-        return cls(
-            weight_exponent, np.zeros(BINS), np.zeros(BINS), 0.0, 0, 0, 0, 0.0, 0.0, np.zeros((0, 3))
-        )
+        return cls(weight_exponent, np.zeros(BINS), np.zeros(BINS), 0.0, 0, 0, 0, 0.0, 0.0, np.zeros((0, 3)))
 
     @classmethod
     def from_normalised(
@@ -100,8 +99,8 @@ class GradientStatistics:
         deviations = ((wide - sums[:, None] / max(rows.shape[1], 1)) ** 2).sum(axis=1)
         return cls.from_bucket_sums(
             np.stack([scale, sums, deviations, (wide * wide).sum(axis=1)], axis=1),
-            np.bincount(index, weights, BINS),
-            np.bincount(index, weights * flat, BINS),
+            np.bincount(index, weights, BINS).astype(np.float64),
+            np.bincount(index, weights * flat, BINS).astype(np.float64),
             elements=rows.size,
             bucket_size=rows.shape[1] + (not complete),
             weight_exponent=weight_exponent,
@@ -124,7 +123,7 @@ class GradientStatistics:
             sums: float64[buckets, 4]: norm, sum of r, sum of squared deviations from the bucket's mean, sum of r * r.
             mass: float64[BINS], the histogram of the coordinates of finite, non-zero buckets.
             first_moment: float64[BINS], its first moments.
-            elements: coordinates in all buckets; the last bucket is complete when they are a multiple of ``bucket_size``.
+            elements: coordinates in all buckets; a multiple of ``bucket_size`` when the last bucket is complete.
             bucket_size: coordinates of a complete bucket.
             weight_exponent: the power of the norm that weighs a coordinate.
         """

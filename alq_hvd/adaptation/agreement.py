@@ -89,9 +89,8 @@ def _write(update: LevelUpdate, current: Levels) -> Payload:
     levels = update.levels
     replaced = levels != current
     count = len(levels) if replaced else 0
-    _HEADER.pack_into(
-        announcement, 0, _MAGIC, levels.version, levels.digest, count, update.objective_before, update.objective_after
-    )
+    objectives = update.objective_before, update.objective_after
+    _HEADER.pack_into(announcement.data, 0, _MAGIC, levels.version, levels.digest, count, *objectives)
     values = levels.values[:count].astype("<f4").view(np.uint8)
     announcement[_HEADER.size : _HEADER.size + values.size] = values
     reason = as_payload(update.reason.encode()[:_REASON_BYTES])
@@ -101,10 +100,11 @@ def _write(update: LevelUpdate, current: Levels) -> Payload:
 
 
 def _read(announcement: Payload, current: Levels, rank: int) -> LevelUpdate:
-    magic, version, digest, count, before, after = _HEADER.unpack_from(announcement)
+    magic, version, digest, count, before, after = _HEADER.unpack_from(announcement.data)
     if magic != _MAGIC or count > 2**MAXIMUM_BITS:
         raise LevelsMismatch(
-            f"rank {rank}: expected at most {2**MAXIMUM_BITS} levels after {_MAGIC!r} from the leader, got {count} after {magic!r}"
+            f"rank {rank}: expected at most {2**MAXIMUM_BITS} levels after {_MAGIC!r} from the leader, "
+            f"got {count} after {magic!r}: the bytes were damaged on the way"
         )
     reason = announcement[-_REASON_BYTES:].tobytes().rstrip(b"\0").decode(errors="replace")
     values = announcement[_HEADER.size : _HEADER.size + 4 * count].view("<f4") if count else current.values
@@ -112,7 +112,7 @@ def _read(announcement: Payload, current: Levels, rank: int) -> LevelUpdate:
     if digest_of(values) != digest or version != expected:
         raise LevelsMismatch(
             f"rank {rank}: expected level table version {expected} with digest {digest:#010x} from the leader, got "
-            f"version {version} with digest {digest_of(values):#010x}: the ranks' level histories differ, or the bytes were "
-            "damaged; load the same checkpoint on every rank"
+            f"version {version} with digest {digest_of(values):#010x}: the ranks' level histories differ, or the bytes "
+            "were damaged; load the same checkpoint on every rank"
         )
     return LevelUpdate(Levels(values, version) if count else current, before, after, reason)

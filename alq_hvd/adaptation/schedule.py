@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from alq_hvd.config import require_int
 from alq_hvd.errors import ConfigurationError
+
+_LAST_STEP = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +25,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for step in self.at:
-            if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-                raise ConfigurationError(f"schedule: expected steps of 0 or more, got {step!r}")
-        if self.every is not None and (isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1):
-            raise ConfigurationError(f"schedule: expected an interval of 1 step or more, got {self.every!r}")
+            require_int("schedule: a step", step, 0, _LAST_STEP)
+        if self.every is not None:
+            require_int("schedule: the interval", self.every, 1, _LAST_STEP)
 
     def __contains__(self, step: int) -> bool:
         return step in self.at or (self.every is not None and step > 0 and step % self.every == 0)
@@ -37,7 +39,7 @@ class Schedule:
 
     @classmethod
     def parse(cls, given: Schedule | int | Sequence[int] | None) -> Schedule:
-        """Return the schedule a user meant: ``None`` the paper's, an int 0 and its multiples, a sequence those steps."""
+        """Return the schedule meant: ``None`` the paper's, an int 0 and its multiples, a sequence those steps."""
         if given is None:
             return cls.paper()
         if isinstance(given, Schedule):
@@ -45,5 +47,7 @@ class Schedule:
         if isinstance(given, int):
             return cls(at=(0,), every=given)
         if isinstance(given, str) or not isinstance(given, Sequence):
-            raise ConfigurationError(f"schedule: expected None, an interval, a list of steps or a Schedule, got {given!r}")
+            raise ConfigurationError(
+                f"schedule: expected None, an interval, a list of steps or a Schedule, got {given!r}"
+            )
         return cls(at=tuple(given))

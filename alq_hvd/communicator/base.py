@@ -98,11 +98,13 @@ class Polled(Generic[Result]):
             if time.monotonic() > deadline:
                 raise CommunicationTimeout(
                     f"{self.describe}: not complete after {self.timeout:g} s. A rank died, left the loop early, or was "
-                    "started without this compression: look at the other ranks' logs; raise `timeout` if they were only slow"
+                    "started without this compression: look at the other ranks' logs; raise `timeout` if they were "
+                    "only slow"
                 )
             time.sleep(nap)
             nap = min(2 * nap, _LONGEST_NAP)
         return self.collect()
+
 
 def as_payload(data: bytes) -> Payload:
     """Return ``data`` as uint8[len(data)]."""

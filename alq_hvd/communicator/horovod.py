@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from alq_hvd import backends
-from alq_hvd.communicator.base import DEFAULT_TIMEOUT, Payload, Pending, Polled
+from alq_hvd.communicator.base import DEFAULT_TIMEOUT, Payload, Pending, Polled, Result
 from alq_hvd.errors import WireFormatError
 
 
@@ -57,7 +57,7 @@ class HorovodCommunicator:
 
         def received(output: Any) -> list[Payload]:
             joined, lengths = output
-            return np.split(joined.numpy(), np.cumsum(lengths.numpy())[:-1])
+            return np.split(_array(joined), np.cumsum(lengths.numpy())[:-1])
 
         return self._pending(handle, f"alltoall {name!r}", received)
 
@@ -73,10 +73,10 @@ class HorovodCommunicator:
         """Give the payload of ``root`` to every rank."""
         global_root = self.process_set.ranks[root] if self.process_set.ranks else root
         handle = self._hvd.broadcast_async(_tensor(payload), global_root, name=name, process_set=self.process_set)
-        return self._pending(handle, f"broadcast {name!r}", lambda out: out.numpy())
+        return self._pending(handle, f"broadcast {name!r}", _array)
 
     def _equal_parts(self, output: Any) -> list[Payload]:
-        joined = output.numpy()
+        joined = _array(output)
         if joined.size % self.size:
             raise WireFormatError(
                 f"rank {self.rank}: expected {self.size} payloads of equal length, got {joined.size} bytes together: "
@@ -84,7 +84,7 @@ class HorovodCommunicator:
             )
         return np.split(joined, self.size)
 
-    def _pending(self, handle: int, what: str, collect: Any) -> Any:
+    def _pending(self, handle: int, what: str, collect: Callable[[Any], Result]) -> Polled[Result]:
         return Polled(
             ask=lambda: bool(self._hvd.poll(handle)),
             collect=lambda: collect(self._hvd.synchronize(handle)),
@@ -96,3 +96,8 @@ class HorovodCommunicator:
 def _tensor(payload: Payload) -> Any:
     """Return the payload as a torch.uint8 tensor that shares its memory."""
     return backends.torch().from_numpy(np.require(payload, requirements=["C", "W"]))
+
+
+def _array(tensor: Any) -> Payload:
+    array: Payload = tensor.numpy()
+    return array

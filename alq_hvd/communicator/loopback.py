@@ -65,9 +65,7 @@ class LoopbackWorld:
         with self._changed:
             slot = self._slots.setdefault(occurrence, _Slot(kind))
             if slot.kind != kind:
-                raise AlqError(
-                    f"rank {rank} started {kind} under the name {occurrence[0]!r}, another rank {slot.kind}"
-                )
+                raise AlqError(f"rank {rank} started {kind} under the name {occurrence[0]!r}, another rank {slot.kind}")
             slot.sent[rank] = list(payloads)
             if len(slot.sent) == self.size:
                 self._changed.notify_all()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from alq_hvd import backends
-from alq_hvd.communicator.base import DEFAULT_TIMEOUT, Payload, Pending, Polled
+from alq_hvd.communicator.base import DEFAULT_TIMEOUT, Payload, Pending, Polled, Result
 from alq_hvd.errors import BackendUnavailable
 
 
@@ -77,16 +77,15 @@ class MpiCommunicator:
         self._finish(self.comm.Igather(np.array([len(payload)], dtype=np.int64), lengths, root), name)
         received = np.empty(int(lengths.sum()), dtype=np.uint8)
         request = self.comm.Igatherv(payload, [received, lengths, _starts(lengths), self._mpi.BYTE], root)
-        if self.rank != root:
-            return self._pending(request, name, list, payload)
-        return self._pending(request, name, lambda: np.split(received, np.cumsum(lengths)[:-1]), payload)
+        parts = np.cumsum(lengths)[:-1]
+        return self._pending(request, name, lambda: np.split(received, parts) if self.rank == root else [], payload)
 
     def broadcast(self, payload: Payload, root: int, name: str) -> Pending[Payload]:
         """Give the payload of ``root`` to every rank."""
         buffer = payload.copy()
         return self._pending(self.comm.Ibcast(buffer, root), name, lambda: buffer, buffer)
 
-    def _pending(self, request: Any, name: str, collect: Any, kept_alive: Payload) -> Any:
+    def _pending(self, request: Any, name: str, collect: Callable[[], Result], kept_alive: Payload) -> Polled[Result]:
         # MPI reads the send buffer until the request completes; the closure keeps it alive.
         return Polled(
             ask=lambda: kept_alive is not None and bool(request.Test()),

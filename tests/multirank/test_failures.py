@@ -50,5 +50,5 @@ def test_process_sets_train_apart() -> None:
     assert results[1]["digest"] == results[3]["digest"]
     assert results[0]["digest"] != results[1]["digest"]
     for result in results:
-        assert [entry["accepted"] for entry in result["metrics"]["adaptations"]][0] is True
+        assert result["metrics"]["adaptations"][0]["accepted"] is True
         assert result["metrics"]["step"] == 5

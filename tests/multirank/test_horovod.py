@@ -10,8 +10,9 @@ import pytest
 from tests.support.launch import horovodrun
 
 pytestmark = [pytest.mark.multirank, pytest.mark.timeout(240)]
-WORLDS = [pytest.param((2, False), id="mpi-2"), pytest.param((4, False), id="mpi-4"), pytest.param((2, True), id="gloo-2"),
-          pytest.param((4, True), id="gloo-4")]  # fmt: skip
+WORLDS = [
+    pytest.param((ranks, gloo), id=f"{'gloo' if gloo else 'mpi'}-{ranks}") for gloo in (False, True) for ranks in (2, 4)
+]
 Outcome = list[dict[str, Any]]
 
 

@@ -42,9 +42,7 @@ def horovodrun(
     return run_ranks(command, ranks, *arguments, timeout=timeout, check=check)
 
 
-def run_ranks(
-    command: list[str], ranks: int, *arguments: str, timeout: float, check: bool
-) -> tuple[list[Any], str]:
+def run_ranks(command: list[str], ranks: int, *arguments: str, timeout: float, check: bool) -> tuple[list[Any], str]:
     """Run ``command`` with a fresh directory for results as its first argument; see ``horovodrun``."""
     with tempfile.TemporaryDirectory() as results:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Horovod's calling order without Horovod: every ``compress`` of a step, then every ``decompress``, over loopback ranks."""
+"""Horovod's calling order without Horovod: each ``compress`` of a step, then each ``decompress``, over loopback."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_the_mean_over_many_seeds_is_the_exact_mean() -> None:
 
 
 def rounding_variance(rank: int) -> np.ndarray:
-    """Return S^2 (l_{j+1} - r)(r - l_j) of each coordinate of "linear" at 3 bits, max norm, bucket 64 (spec section 2)."""
+    """Return S^2 (l_{j+1} - r)(r - l_j) of each coordinate of "linear" at 3 bits, max norm, bucket 64."""
     parameters = model()
     backward(parameters, rank, step=0)
     values = parameters["linear"].grad.double().numpy().ravel()

@@ -64,6 +64,8 @@ outcome = {
     "contexts_match": watcher.contexts_match,
     "probe": watcher.probe,
     "unused_norm": watcher.unused_norm,
-    "replaced": all(bool((parameter.grad == 7).all()) for parameter in model.parameters() if parameter.grad is not None),
+    "replaced": all(
+        bool((parameter.grad == 7).all()) for parameter in model.parameters() if parameter.grad is not None
+    ),
 }
 (Path(sys.argv[1]) / f"{hvd.rank()}.json").write_text(json.dumps(outcome))
