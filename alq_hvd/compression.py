@@ -16,13 +16,12 @@ from typing import Any
 
 from alq_hvd import backends
 from alq_hvd.aggregator import Aggregator
-from alq_hvd.codec.base import Codec
-from alq_hvd.codec.native import NativeCodec
-from alq_hvd.codec.reference import ReferenceCodec
+from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator import mpi
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.horovod import HorovodCommunicator
-from alq_hvd.errors import CallOrderError, UnsupportedReduction, UnsupportedTensor
+from alq_hvd.errors import CallOrderError, UnsupportedReduction
+from alq_hvd.fusion import FusionBuffers, is_dense_float, require_convertible
 from alq_hvd.handshake import MPI_LEVELS, agree_on_configuration, fingerprint
 from alq_hvd.ledger import ring_bytes
 from alq_hvd.options import Options
@@ -86,14 +85,12 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._process_set = process_set
         self._communicator = communicator
         self._over_horovod = communicator is None
-        self._aggregator = Aggregator(options, _codec(options.codec))
+        self._aggregator = Aggregator(options, choose_codec(options.codec))
         self._configuration = fingerprint({**options.shared(), "alq_hvd": __version__})
         self._torch = backends.torch()
         self._ledger = self._aggregator.ledger
         self._rank, self._size = 0, 0  # of the world agreed with; 0 ranks: none yet
-        self._agreed_plan: FusionPlan | None = None
-        self._buffers: list[Any] = []
-        self._filled: list[set[int]] = []
+        self._buffers: FusionBuffers | None = None  # of the plan that all ranks have agreed on
         self._staged: list[Any] = []  # gradients of the first step, while call order is being learnt
         self._sparse: list[Slot] = []
         self._results: dict[int, Any] = {}
@@ -123,20 +120,20 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
                 "be quantised here. Use op=hvd.Average or op=hvd.Sum, or drop compression"
             )
         self._connect()
-        if self._exact or self._size == 1 or not _is_plain(torch, tensor):
+        if self._exact or self._size == 1 or not is_dense_float(tensor):
             return self._pass(tensor)
         if self._delivering:
             raise CallOrderError(
                 f"rank {self._rank}: a gradient arrived while those of step {self._aggregator.step} are still being "
                 "delivered. Give every optimizer its own alq_hvd.Compression"
             )
-        if self._keys.plan is not None and self._agreed_plan is None:
+        if self._keys.plan is not None and self._buffers is None:
             self._agree_on_plan(self._keys.plan)
         slot = self._keys.locate(tensor)
         if slot is None:
             return self._pass(tensor)
-        _require_float(torch, tensor)
-        if self._agreed_plan is None:
+        require_convertible(tensor)
+        if self._buffers is None:
             self._staged.append(tensor.detach().reshape(-1).to("cpu", torch.float32, copy=True))
         else:
             self._fill(slot, tensor)
@@ -179,8 +176,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         factor = ctx.probe.check(tensor.tolist(), ctx.name)
         if not self._delivering:
             self._all_gradients_seen()
-        assert self._agreed_plan is not None
-        slot = self._agreed_plan.slots[ctx.index]
+        assert self._buffers is not None
+        slot = self._buffers.plan.slots[ctx.index]
         if slot.group not in self._results:
             total = self._aggregator.result(slot.group, factor / self._size)
             self._results[slot.group] = self._torch.from_numpy(total)
@@ -214,7 +211,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             "levels": [] if self._exact else aggregator.levels.values.tolist(),
             "seconds": dict(ledger.seconds),
             "adaptations": [asdict(adaptation) for adaptation in aggregator.adaptations],
-            "compressed_elements": sum(self._agreed_plan.group_elements) if self._agreed_plan else 0,
+            "compressed_elements": sum(self._buffers.plan.group_elements) if self._buffers else 0,
             "passed_through_elements": self._passed_elements_last_step,
         }
 
@@ -245,7 +242,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         if communicator.size == self._size:
             return
         self._rank, self._size = communicator.rank, communicator.size
-        self._agreed_plan = None
+        self._buffers = None
         self._staged, self._results, self._outstanding, self._delivering = [], {}, 0, False
         if self._size == 1 or self._exact:
             return
@@ -269,34 +266,25 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         assert self._communicator is not None
         own = {"gradients": plan.describe()}
         agree_on_configuration(self._communicator, own, f"{self.options.name}.gradients")
-        self._agreed_plan = plan
-        self._buffers = [self._torch.empty(size, dtype=self._torch.float32) for size in plan.group_elements]
-        self._filled = [set() for _ in plan.group_elements]
+        self._buffers = FusionBuffers(plan)
 
     def _fill(self, slot: Slot, gradient: Any) -> None:
-        """Copy a gradient into its fusion group, and start the group's exchange when it is complete."""
-        assert self._agreed_plan is not None
-        filled = self._filled[slot.group]
-        if slot.index in filled:
-            raise CallOrderError(
-                f"rank {self._rank}: gradient {slot.name} was handed over twice in step {self._aggregator.step}. Give "
-                "every optimizer its own alq_hvd.Compression, and call optimizer.step() or synchronize() once a step"
-            )
-        buffer = self._buffers[slot.group]
-        buffer[slot.start : slot.stop].copy_(gradient.detach().reshape(-1))
-        filled.add(slot.index)
-        if len(filled) == self._agreed_plan.group_slots[slot.group]:
-            self._aggregator.start(slot.group, buffer.numpy())
+        """Lay a gradient in its fusion group, and start the group's exchange when it is complete."""
+        assert self._buffers is not None
+        group = self._buffers.fill(slot, gradient)
+        if group is not None:
+            self._aggregator.start(slot.group, group)
 
     def _all_gradients_seen(self) -> None:
         """Make sure, at a step's first ``decompress``, that every fusion group is on its way."""
         plan = self._keys.end_of_calls()
-        if self._agreed_plan is None:
+        if self._buffers is None:
             self._agree_on_plan(plan)
+        assert self._buffers is not None
         for slot, gradient in zip(plan.slots, self._staged, strict=False):
             self._fill(slot, gradient)
         self._staged = []
-        absent = [slot for slot in plan.slots if slot.index not in self._filled[slot.group]]
+        absent = self._buffers.missing()
         # Horovod reduces sparse gradients without asking: their place is empty this once, and gone from the next step.
         self._sparse = [slot for slot in absent if self._keys.is_sparse(slot)]
         for slot in self._sparse:
@@ -314,12 +302,12 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
     def _end_step(self) -> None:
         self._delivering = False
         self._results = {}
-        for filled in self._filled:
-            filled.clear()
+        assert self._buffers is not None
+        self._buffers.clear()
         self._keys.end_step()
         if self._sparse:
             self._keys.drop(self._sparse)
-            self._sparse, self._agreed_plan = [], None
+            self._sparse, self._buffers = [], None
         self._passed_elements_last_step, self._passed_elements = self._passed_elements, 0
         self._aggregator.end_step()
 
@@ -329,28 +317,3 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._passed_elements += int(tensor.numel())
         self._ledger.sent(ring_bytes(self._size, wide.numel() * wide.element_size()))
         return wide, _Passed(tensor.dtype)
-
-
-def _is_plain(torch: Any, tensor: Any) -> bool:
-    """Return whether ``tensor`` could be a gradient to compress: dense, floating, outside autograd."""
-    return bool(tensor.layout == torch.strided and tensor.is_floating_point() and not tensor.requires_grad)
-
-
-def _require_float(torch: Any, tensor: Any) -> None:
-    supported = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    if tensor.dtype not in supported:
-        names = ", ".join(str(dtype) for dtype in supported)
-        raise UnsupportedTensor(
-            f"expected a gradient of dtype {names}, got {tensor.dtype}: exclude it from named_parameters"
-        )
-
-
-def _codec(name: str) -> Codec:
-    if name == "reference":
-        return ReferenceCodec()
-    if name == "native" or backends.available("alq_hvd.codec._native"):
-        return NativeCodec()
-    _logger.warning(
-        "the C++ codec is not compiled; the NumPy one, some seventy times slower, is used. See alq-hvd doctor"
-    )
-    return ReferenceCodec()

@@ -54,7 +54,8 @@ class Probe:
         if not factor > 0 or abs(reduced[1] / factor - _GUARD / self.size) > 1e-3 * _GUARD / self.size:
             raise UnsupportedReduction(
                 f"{where}: expected Horovod to reduce with op=Average or op=Sum, got something else "
-                "(Adasum, Min, Max or Product). Quantised gradients can only be added: choose hvd.Average or hvd.Sum, or drop compression"
+                "(Adasum, Min, Max or Product). Quantised gradients can only be added: choose hvd.Average or hvd.Sum, "
+                "or drop compression"
             )
         means = [value / factor for value in reduced[2:]]
         off = [abs(mean - own) > 0.25 / self.size for mean, own in zip(means, self._fingerprints(), strict=True)]

@@ -16,7 +16,7 @@ LAYERS = (
     {"config"},
     {"statistics", "wire", "plan", "probe"},
     {"codec", "communicator", "policies", "theory"},
-    {"methods", "exchange", "adaptation"},
+    {"methods", "exchange", "adaptation", "fusion"},
     {"options", "handshake"},
     {"aggregator"},
     {"compression"},
