@@ -15,11 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.follow import Follower
-from images.launch import LaunchError, find_horovodrun, run_on_ranks
-from images.options import positive
-from images.record import RESULT_FILE, STEPS_FILE, write_json
-from images.report import Result, table
+try:
+    from images.follow import Follower
+    from images.launch import LaunchError, find_horovodrun, run_on_ranks
+    from images.options import natural, positive
+    from images.record import RESULT_FILE, STEPS_FILE, write_json
+    from images.report import Result, table
+except ModuleNotFoundError as missing:
+    sys.exit(f"demo.py: error: {missing} in {sys.prefix}: run 'make demo', or 'make setup' and then .venv/bin/python")
 
 TRAIN_IMAGES = Path(__file__).with_name("train_images.py")
 RUNS = ("fp32", "fp16", "alq:3")
@@ -75,13 +78,13 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bucket-size", type=positive, default=8192, help="coordinates that share one norm")
     parser.add_argument(
         "--adapt-at",
-        type=int,
+        type=natural,
         nargs="+",
         default=[0, 50, 200],
         metavar="STEP",
         help="steps at which the levels are refitted",
     )
-    parser.add_argument("--seed", type=int, default=0, help="the same for every run")
+    parser.add_argument("--seed", type=natural, default=0, help="the same for every run")
     parser.add_argument("--timeout", type=positive, default=900, help="seconds after which one run is stopped")
     parser.add_argument("--output", type=Path, default=Path("runs") / "demo", help="folder for records and picture")
     return parser.parse_args(arguments)  # fmt: skip

@@ -10,7 +10,7 @@ torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
 hvd.broadcast_parameters(model.state_dict(), root_rank=0)
 
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
 compression = alq_hvd.Compression.alq(bits=3, named_parameters=model.named_parameters())  # (2)
 optimizer = hvd.DistributedOptimizer(
     optimizer,

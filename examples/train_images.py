@@ -8,7 +8,6 @@ The three places that differ from stock Horovod training are marked (1), (2), (3
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ import horovod.torch as hvd
 import numpy as np
 import torch
 from images import methods
+from images.cores import share_cores
 from images.data import DataError, Images, load_images
 from images.model import ResNet8
 from images.options import parse_options
@@ -31,9 +31,9 @@ from alq_hvd.errors import ConfigurationError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one training from the command line; return the exit status."""
-    options = parse_options(methods.names(), arguments)
+    options = parse_options(methods.default_bits(), arguments)
+    share_cores()
     hvd.init()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // hvd.local_size()))
     if options.batch_size % hvd.size():
         return fail(
             f"--batch-size is of all ranks together: expected a multiple of {hvd.size()}, got {options.batch_size}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from images.progress import Progress
-from images.report import number
+from images.report import objective
 
 
 class Follower:
@@ -43,8 +43,7 @@ class Follower:
             self._progress.update(event["step"], f"loss {event['loss']:.3f}{self._accuracy}")
         elif event["kind"] == "adaptation":
             verdict = "levels adapted" if event["accepted"] else f"levels kept ({event['reason']})"
-            change = f"{number(event['objective_before'])} -> {number(event['objective_after'])}"
-            self._progress.say(f"  step {event['step']}: {verdict}, objective {change}")
+            self._progress.say(f"  step {event['step']}: {verdict}, {objective(event)}")
 
     def say(self, line: str) -> None:
         """Print a line of the run's own output."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from images.report import Result, number
+from images.report import Result, objective
 
 _BEFORE = "#a3abb5"
 _MOST = 6
@@ -36,7 +36,7 @@ def draw_levels(axes: Axes, result: Result | None, colour: str) -> None:
             for old, new in zip(before, after, strict=True):
                 axes.plot((old, new), (upper, lower), color=_BEFORE, linewidth=0.8, zorder=1)
         verdict = "" if event["accepted"] else "not adopted, "
-        change = f"{verdict}objective {number(event['objective_before'])} → {number(event['objective_after'])}"
+        change = verdict + objective(event).replace("->", "→")
         middle = (upper + lower) / 2
         axes.annotate(
             change,

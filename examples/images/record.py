@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch  # a program that only reads records need not wait for it
 
 STEPS_FILE = "steps.jsonl"
 RESULT_FILE = "result.json"

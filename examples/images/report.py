@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ _LABEL_WIDTH = 30
 _COLUMN_WIDTH = 14
 
 FOOTNOTES = """\
+test accuracy: one seed; the finite test set alone makes it uncertain by +-{error:.1f} % (one standard error).
 bytes sent: mean over all steps of what one rank puts on the network{adaptations}.
   * computed: what a ring allreduce sends, 2 (n - 1) / n of the gradient, n = number of ranks.
 quantisation variance: E|Q(g) - g|^2 / |g|^2 of rank 0's own gradients, mean over the second half
@@ -44,7 +46,9 @@ def table(results: Sequence[Result]) -> str:
     for result in results:
         rows += _levels(result)
     adapting = any(result["adaptations"] for result in results)
-    notes = FOOTNOTES.format(adaptations=", adaptations included" if adapting else "")
+    notes = FOOTNOTES.format(
+        adaptations=", adaptations included" if adapting else "", error=100 * max(map(sampling_error, results))
+    )
     return "\n".join([headline(results), "", *rows, "", notes])
 
 
@@ -76,6 +80,20 @@ def number(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def objective(event: dict[str, Any]) -> str:
+    """Say how much an adaptation changes the objective: a fresh table gains orders of magnitude, a good one little."""
+    before, after = event["objective_before"], event["objective_after"]
+    if not before:
+        return f"objective {number(before)} -> {number(after)}"
+    return f"objective {number(before)} -> {number(after)} ({100 * (after / before - 1):+.2f} %)"
+
+
+def sampling_error(result: Result) -> float:
+    """Return the standard error of the accuracy that comes from the finite test set alone."""
+    accuracy: float = result["test_accuracy"]
+    return math.sqrt(accuracy * (1 - accuracy) / float(result["test_images"]))
+
+
 def _row(label: str, results: Sequence[Result], cell: Callable[[Result], str]) -> str:
     # Two columns at the end of a cell are kept for a footnote mark, so that the numbers stay aligned.
     cells = "".join(f"{text if text.endswith(' *') else text + '  ':>{_COLUMN_WIDTH}}" for text in map(cell, results))
@@ -99,9 +117,8 @@ def _milliseconds(seconds: float) -> str:
 def _levels(result: Result) -> list[str]:
     lines = []
     for event in result["adaptations"]:
-        before, after = event["objective_before"], event["objective_after"]
         verdict = "adopted" if event["accepted"] else f"kept the old ones ({event['reason']})"
-        lines.append(f"  step {event['step']:>5}: objective {number(before)} -> {number(after)}, {verdict}")
+        lines.append(f"  step {event['step']:>5}: {objective(event)}, {verdict}")
         lines.append(f"    before {_values(event['levels_before'])}")
         lines.append(f"    after  {_values(event['levels_after'])}")
     return ["", f"levels of {result['label']}", *lines] if lines else []

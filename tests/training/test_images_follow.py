@@ -33,7 +33,7 @@ def test_an_adaptation_is_told(tmp_path: Path) -> None:
     event = {"kind": "adaptation", "step": 50, "accepted": True, "objective_before": 0.5, "objective_after": 0.25}
     path.write_text(json.dumps({"kind": "start", "total_steps": 20}) + "\n" + json.dumps(event) + "\n")
     Follower(path, "alq", stream).poll()
-    assert "step 50: levels adapted, objective 0.5 -> 0.25" in stream.getvalue()
+    assert "step 50: levels adapted, objective 0.5 -> 0.25 (-50.00 %)" in stream.getvalue()
 
 
 def test_progress_without_a_terminal_is_ten_plain_lines() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from images.options import parse_options
 
-METHODS = ("fp32", "fp16", "alq", "none")
+METHODS = {"fp32": None, "fp16": None, "alq": 3, "terngrad": 2, "none": None}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,7 @@ def test_bad_input_is_named(arguments: list[str], message: str, capsys: pytest.C
         (["--compression", "fp16"], "fp16", "fp16"),
         (["--compression", "none", "--bits", "4"], "none", "none"),
         (["--bits", "2", "--label", "two"], "two", "two"),
+        (["--compression", "terngrad"], "terngrad 2 bits", "terngrad-2-bits"),
     ],
 )
 def test_a_run_gets_a_label_and_a_folder(arguments: list[str], label: str, output: str) -> None:

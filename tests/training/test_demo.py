@@ -1,0 +1,56 @@
+"""The demo and the minimal program run as the documents say."""
+
+from __future__ import annotations
+
+import shlex
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from images.launch import run_on_ranks
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+pytestmark = [pytest.mark.multirank, pytest.mark.training, pytest.mark.timeout(330)]
+
+
+def demo(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXAMPLES / "demo.py"), *arguments]
+    return subprocess.run(command, timeout=timeout, capture_output=True, text=True, check=False)
+
+
+def test_a_short_demo_prints_one_table_and_draws_one_picture(tmp_path: Path) -> None:
+    sizes = "--np 2 --runs fp32 alq:3 --train-images 512 --test-images 500 --epochs 2 --adapt-at 0 3"
+    done = demo(*shlex.split(sizes), "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    for row in ("test accuracy", "bytes sent per step and rank", "quantisation variance", "levels of alq 3 bits",
+                "compute", "encode", "exchange", "decode", "adapt"):  # fmt: skip
+        assert row in done.stdout
+    assert done.stdout.count("\n    before ") == done.stdout.count("\n    after  ") == 2
+    picture = Path(next(line for line in done.stdout.splitlines() if line.startswith("picture: "))[9:])
+    assert picture.parent == tmp_path
+    assert struct.unpack(">II", picture.read_bytes()[16:24]) == (1800, 1152)
+    assert "\r" not in done.stderr  # no terminal, no terminal tricks
+
+
+def test_a_run_that_fails_ends_the_demo_with_its_output(tmp_path: Path) -> None:
+    done = demo("--np", "2", "--runs", "terngrad:5", "--train-images", "256", "--output", str(tmp_path))
+    assert done.returncode == 1
+    assert "terngrad is defined at 2 bits only, got 5" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_options_are_named() -> None:
+    done = demo("--runs", "alq:", timeout=60)
+    assert done.returncode == 2
+    assert "expected METHOD or METHOD:BITS, got 'alq:'" in done.stderr
+
+
+def test_the_minimal_program_learns(tmp_path: Path) -> None:
+    heard: list[str] = []
+    run_on_ranks(2, [str(EXAMPLES / "minimal.py")], tmp_path / "log.txt", timeout=120, say=heard.append)
+    losses = [float(line.split("loss ")[1].split(",")[0]) for line in heard if line.startswith("step")]
+    assert len(losses) == 10
+    assert losses[-1] < 0.6 * losses[0]
