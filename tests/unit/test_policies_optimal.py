@@ -110,6 +110,19 @@ def test_bucket_size_one_is_lossless_under_any_table_so_the_current_one_stays() 
     assert update.levels is current and update.objective_before == pytest.approx(0, abs=1e-12)
 
 
+def test_exact_zeros_travel_without_noise_once_there_is_a_zero_level() -> None:
+    """Pitfall 13: from an even table without a zero they come back as noise of the size of the smallest level."""
+    gradient = np.where(np.arange(len(real_gradient())) % 2, real_gradient(), np.float32(0))
+    statistics = statistics_of(gradient, 1024, "l2")
+    with_zero = Optimal(zero_level=True).update(statistics, fixed.spread_exponential(2, zero_level=True)).levels.values
+    without = Alq().update(statistics, fixed.spread_exponential(2)).levels.values
+    zeros = np.zeros_like(gradient)
+    zeros[::1024] = 1.0  # gives every bucket a norm; the other coordinates are exact zeros
+    assert relative_variance(zeros, 1024, "l2", with_zero) == 0
+    smallest = -float(without[1]) * float(without[2])
+    assert relative_variance(zeros, 1024, "l2", without) == pytest.approx(smallest * 1023, rel=0.02)
+
+
 def test_zero_buckets_do_not_count() -> None:
     """Pitfall 1."""
     rows, norms = np.zeros((4, 64), dtype=np.float32), np.zeros(4)
