@@ -9,7 +9,6 @@ It knows the order in which Horovod calls, and nothing of arithmetic:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,12 +16,12 @@ from typing import Any
 from alq_hvd import backends
 from alq_hvd.aggregator import Aggregator
 from alq_hvd.codec.choice import choose_codec
-from alq_hvd.communicator import mpi
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.horovod import HorovodCommunicator
+from alq_hvd.connection import join
 from alq_hvd.errors import CallOrderError, UnsupportedReduction
 from alq_hvd.fusion import FusionBuffers, is_dense_float, require_convertible
-from alq_hvd.handshake import MPI_LEVELS, agree_on_configuration, fingerprint
+from alq_hvd.handshake import agree_on_configuration, fingerprint
 from alq_hvd.ledger import ring_bytes
 from alq_hvd.options import Options
 from alq_hvd.plan import CallOrderKeys, FusionPlan, IdentityKeys, Keys, Slot
@@ -30,7 +29,6 @@ from alq_hvd.probe import PROBE_BYTES, PROBE_LENGTH, Probe
 from alq_hvd.version import __version__
 
 _Compressor = backends.require("horovod.torch.compression").Compressor
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,6 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             self._keys = IdentityKeys(list(named_parameters), options.min_elements, options.fusion_elements)
         self._process_set = process_set
         self._communicator = communicator
-        self._over_horovod = communicator is None
         self._aggregator = Aggregator(options, choose_codec(options.codec))
         self._configuration = fingerprint({**options.shared(), "alq_hvd": __version__})
         self._torch = backends.torch()
@@ -167,6 +164,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         if ctx is None:
             return tensor
         if isinstance(ctx, _Passed):
+            self._delivered()
             return tensor if tensor.dtype == ctx.dtype else tensor.to(ctx.dtype)
         if tuple(tensor.shape) != (PROBE_LENGTH,):
             raise UnsupportedReduction(
@@ -183,9 +181,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             self._results[slot.group] = self._torch.from_numpy(total)
         part = self._results[slot.group][slot.start : slot.stop]
         gradient = part.reshape(ctx.shape).to(device=ctx.device, dtype=ctx.dtype)
-        self._outstanding -= 1
-        if self._outstanding == 0:
-            self._end_step()
+        self._delivered()
         return gradient
 
     # ------------------------------------------------------------------ called by the user
@@ -244,23 +240,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._rank, self._size = communicator.rank, communicator.size
         self._buffers = None
         self._staged, self._results, self._outstanding, self._delivering = [], {}, 0, False
-        if self._size == 1 or self._exact:
-            return
-        shared = {**self.options.shared(), "alq_hvd": __version__}
-        able = self._over_horovod and not mpi.unusable(self._size)
-        agreed = agree_on_configuration(communicator, {**shared, MPI_LEVELS: able}, f"{self.options.name}.options")
-        control = communicator
-        if agreed[MPI_LEVELS]:
-            control = mpi.MpiCommunicator.for_ranks(self._world_ranks(), self.options.timeout)
-        self._aggregator.connect(communicator, control)
-        if self._rank == 0:
-            way = "MPI" if agreed[MPI_LEVELS] else "the communicator of the gradients"
-            _logger.info("%s at %d bits on %d ranks; levels travel over %s", self.options.method, self.options.bits,
-                         self._size, way)  # fmt: skip
-
-    def _world_ranks(self) -> list[int]:
-        ranks = getattr(self._process_set, "ranks", None)
-        return list(ranks) if ranks else list(range(self._size))
+        if self._size > 1 and not self._exact:
+            self._aggregator.connect(communicator, join(self.options, communicator))
 
     def _agree_on_plan(self, plan: FusionPlan) -> None:
         assert self._communicator is not None
@@ -299,11 +280,21 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             )
         self._delivering = True
 
+    def _delivered(self) -> None:
+        """Count a gradient that went back to Horovod; the last one of a step ends it."""
+        self._outstanding -= 1
+        if self._outstanding == 0 and (self._delivering or self._compresses_nothing):
+            self._end_step()
+
+    @property
+    def _compresses_nothing(self) -> bool:
+        return self._exact or (self._keys.plan is not None and not self._keys.plan.slots)
+
     def _end_step(self) -> None:
         self._delivering = False
         self._results = {}
-        assert self._buffers is not None
-        self._buffers.clear()
+        if self._buffers is not None:
+            self._buffers.clear()
         self._keys.end_step()
         if self._sparse:
             self._keys.drop(self._sparse)
@@ -314,6 +305,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
     def _pass(self, tensor: Any) -> tuple[Any, _Passed]:
         """Leave a tensor to Horovod, which has no bfloat16: that travels as float32, which holds it exactly."""
         wide = tensor.to(self._torch.float32) if tensor.dtype == self._torch.bfloat16 else tensor
+        self._outstanding += 1
         self._passed_elements += int(tensor.numel())
         self._ledger.sent(ring_bytes(self._size, wide.numel() * wide.element_size()))
         return wide, _Passed(tensor.dtype)

@@ -42,6 +42,11 @@ class HorovodCommunicator:
         """Return the number of ranks in the process set."""
         return int(self.process_set.size())
 
+    @property
+    def world_ranks(self) -> list[int]:
+        """Return the ranks of the process set as the whole world numbers them."""
+        return list(self.process_set.ranks or range(self.size))
+
     def allgather(self, payload: Payload, name: str) -> Pending[list[Payload]]:
         """Give every rank's payload to every rank; lengths must be equal (Horovod does not deliver them)."""
         handle = self._hvd.allgather_async(_tensor(payload), name=name, process_set=self.process_set)
@@ -71,8 +76,9 @@ class HorovodCommunicator:
 
     def broadcast(self, payload: Payload, root: int, name: str) -> Pending[Payload]:
         """Give the payload of ``root`` to every rank."""
-        global_root = self.process_set.ranks[root] if self.process_set.ranks else root
-        handle = self._hvd.broadcast_async(_tensor(payload), global_root, name=name, process_set=self.process_set)
+        handle = self._hvd.broadcast_async(
+            _tensor(payload), self.world_ranks[root], name=name, process_set=self.process_set
+        )
         return self._pending(handle, f"broadcast {name!r}", _array)
 
     def _equal_parts(self, output: Any) -> list[Payload]:

@@ -142,6 +142,7 @@ def test_small_integer_sparse_and_foreign_tensors_are_left_to_horovod() -> None:
             assert compressed is tensor
             assert compression.decompress(compressed, context) is tensor
         assert compression.decompress(sparse, None) is sparse
+        assert compression.metrics()["step"] == 0
 
     LoopbackWorld(2).run(program)
 
@@ -365,6 +366,38 @@ def test_metrics_count_what_was_sent() -> None:
         json.dumps(metrics)
 
     LoopbackWorld(size).run(program)
+
+
+def test_none_is_exact_and_counts_what_horovod_sends() -> None:
+    size = 3
+
+    def program(ranks: LoopbackCommunicator) -> None:
+        parameters = model()
+        compression = compressor(ranks, parameters, method="none")
+        for step in range(2):
+            backward(parameters, ranks.rank, step)
+            results = reduce_gradients(ranks, compression, named_gradients(parameters))
+            for name, expected in exact(step, size).items():
+                assert np.array_equal(results[name].numpy(), expected)
+        metrics = compression.metrics()
+        elements = sum(parameter.numel() for parameter in parameters.values())
+        each = sum(ring_bytes(size, 4 * parameter.numel()) for parameter in parameters.values())
+        assert (metrics["step"], metrics["bytes_per_step"]) == (2, each)
+        assert (metrics["compressed_elements"], metrics["passed_through_elements"]) == (0, elements)
+
+    LoopbackWorld(size).run(program)
+
+
+def test_a_model_of_small_gradients_only_still_counts_its_steps() -> None:
+    def program(ranks: LoopbackCommunicator) -> None:
+        parameters = model()
+        compression = compressor(ranks, parameters, min_elements=10**6)
+        for step in range(3):
+            backward(parameters, ranks.rank, step)
+            reduce_gradients(ranks, compression, named_gradients(parameters))
+        assert compression.metrics()["step"] == 3
+
+    LoopbackWorld(2).run(program)
 
 
 def test_a_resumed_run_continues_bit_for_bit() -> None:

@@ -18,7 +18,7 @@ LAYERS = (
     {"codec", "communicator", "policies", "theory"},
     {"methods", "exchange", "adaptation", "fusion"},
     {"options", "handshake"},
-    {"aggregator"},
+    {"aggregator", "connection"},
     {"compression"},
     {"constructors"},
     {"__init__", "cli"},

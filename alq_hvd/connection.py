@@ -1,0 +1,38 @@
+"""How a compression joins its world: agree on the options, then choose the way the levels travel."""
+
+from __future__ import annotations
+
+import logging
+
+from alq_hvd.communicator import mpi
+from alq_hvd.communicator.base import Communicator
+from alq_hvd.communicator.horovod import HorovodCommunicator
+from alq_hvd.handshake import MPI_LEVELS, agree_on_configuration
+from alq_hvd.options import Options
+from alq_hvd.version import __version__
+
+_logger = logging.getLogger(__name__)
+
+
+def join(options: Options, communicator: Communicator) -> Communicator:
+    """Agree with all ranks on ``options``, and return the communicator on which statistics and levels travel.
+
+    That is MPI, on a communicator of our own beside Horovod's, when Horovod runs on MPI and every rank has mpi4py; else
+    ``communicator`` itself.
+
+    Raises:
+        ConfigurationMismatch: ranks were started with different options or versions.
+    """
+    shared = {**options.shared(), "alq_hvd": __version__}
+    over_horovod = isinstance(communicator, HorovodCommunicator)
+    able = over_horovod and not mpi.unusable(communicator.size)
+    agreed = agree_on_configuration(communicator, {**shared, MPI_LEVELS: able}, f"{options.name}.options")
+    control: Communicator = communicator
+    if agreed[MPI_LEVELS]:
+        assert isinstance(communicator, HorovodCommunicator)
+        control = mpi.MpiCommunicator.for_ranks(communicator.world_ranks, options.timeout)
+    if communicator.rank == 0:
+        way = "MPI" if agreed[MPI_LEVELS] else "the gradients' own communicator"
+        _logger.info("%s at %d bits on %d ranks; levels travel over %s", options.method, options.bits,
+                     communicator.size, way)  # fmt: skip
+    return control
