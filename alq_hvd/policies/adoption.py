@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from alq_hvd.errors import ConfigurationError
 from alq_hvd.levels import Levels
 from alq_hvd.policies.base import LevelUpdate
 from alq_hvd.policies.distributions import Distribution, Float64Array
@@ -12,8 +13,16 @@ from alq_hvd.policies.starts import SMALLEST_GAP, separated
 from alq_hvd.statistics import GradientStatistics
 
 
-def unusable(statistics: GradientStatistics) -> str:
-    """Return why nothing can be fitted to ``statistics``, empty when something can."""
+def unusable(statistics: GradientStatistics, weight_exponent: int) -> str:
+    """Return why nothing can be fitted to ``statistics``, empty when something can.
+
+    Raises:
+        ConfigurationError: when the statistics are weighted otherwise than the policy asks.
+    """
+    if statistics.weight_exponent != weight_exponent:
+        raise ConfigurationError(
+            f"expected statistics of weight exponent {weight_exponent}, got {statistics.weight_exponent}"
+        )
     if statistics.usable:
         return ""
     if statistics.non_finite_buckets:

@@ -47,7 +47,7 @@ class Alq:
 
     def update(self, statistics: GradientStatistics, current: Levels) -> LevelUpdate:
         """Return the fitted table of as many levels as ``current``."""
-        reason = unusable(statistics)
+        reason = unusable(statistics, self.weight_exponent)
         if reason:
             return keep(current, reason)
         count = len(current)

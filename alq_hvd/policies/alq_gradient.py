@@ -49,7 +49,7 @@ class AlqGradient:
 
     def update(self, statistics: GradientStatistics, current: Levels) -> LevelUpdate:
         """Return the fitted symmetric table, as long as ``current``, with a zero in the middle when that is odd."""
-        reason = unusable(statistics)
+        reason = unusable(statistics, self.weight_exponent)
         if reason:
             return keep(current, reason)
         count = len(current)

@@ -48,7 +48,7 @@ class AlqPublished:
 
     def update(self, statistics: GradientStatistics, current: Levels) -> LevelUpdate:
         """Return the best of the three tables, as long as ``current``, if it beats ``current`` in the model."""
-        reason = unusable(statistics)
+        reason = unusable(statistics, self.weight_exponent)
         if reason:
             return keep(current, reason)
         count = len(current)

@@ -47,7 +47,7 @@ class Amq:
 
     def update(self, statistics: GradientStatistics, current: Levels) -> LevelUpdate:
         """Return the table +-p^j, as long as ``current``, with a zero in the middle when its length is odd."""
-        reason = unusable(statistics)
+        reason = unusable(statistics, self.weight_exponent)
         if reason:
             return keep(current, reason)
         if len(current) < 4:

@@ -40,5 +40,9 @@ class Policy(Protocol):
         ...
 
     def update(self, statistics: GradientStatistics, current: Levels) -> LevelUpdate:
-        """Return the table for the next steps; deterministic, in float64."""
+        """Return the table for the next steps; deterministic, in float64.
+
+        Raises:
+            ConfigurationError: when the statistics are weighted otherwise than ``weight_exponent``.
+        """
         ...

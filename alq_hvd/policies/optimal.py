@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alq_hvd.errors import ConfigurationError
 from alq_hvd.levels import Levels
 from alq_hvd.policies import starts
 from alq_hvd.policies.adoption import adopt, keep, unusable
@@ -54,16 +53,8 @@ class Optimal:
         return True
 
     def update(self, statistics: GradientStatistics, current: Levels) -> LevelUpdate:
-        """Return the optimal table of as many levels as the codes of ``current`` can index.
-
-        Raises:
-            ConfigurationError: when the statistics are weighted otherwise than this policy asks.
-        """
-        if statistics.weight_exponent != self.weight_exponent:
-            raise ConfigurationError(
-                f"expected statistics of weight exponent {self.weight_exponent}, got {statistics.weight_exponent}"
-            )
-        reason = unusable(statistics)
+        """Return the optimal table of as many levels as the codes of ``current`` can index."""
+        reason = unusable(statistics, self.weight_exponent)
         if reason:
             return keep(current, reason)
         distribution = PiecewiseUniform.from_statistics(statistics)

@@ -6,7 +6,7 @@ import pytest
 from alq_hvd import methods
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.levels import Levels
-from alq_hvd.policies import Alq, Optimal, fixed
+from alq_hvd.policies import Alq, AlqGradient, AlqPublished, Amq, Optimal, Policy, fixed
 from alq_hvd.policies.distributions import PiecewiseUniform
 from alq_hvd.policies.dynamic_programming import clamp_costs, shortest_path
 from alq_hvd.policies.objective import psi
@@ -132,9 +132,10 @@ def test_zero_buckets_do_not_count() -> None:
     assert np.array_equal(levels.values, fitted(64, "linf", 3))
 
 
-def test_statistics_of_another_weighting_are_refused() -> None:
+@pytest.mark.parametrize("policy", [Optimal(), Alq(), AlqGradient(), AlqPublished(2), Amq()], ids=str)
+def test_statistics_of_another_weighting_are_refused(policy: Policy) -> None:
     with pytest.raises(ConfigurationError, match="expected statistics of weight exponent 2, got 0"):
-        Optimal().update(statistics_of(real_gradient(), 64, "linf", 0), fixed.spread_exponential(3))
+        policy.update(statistics_of(real_gradient(), 64, "linf", 0), fixed.spread_exponential(3))
 
 
 def test_unusable_statistics_keep_the_levels() -> None:
