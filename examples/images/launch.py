@@ -23,7 +23,8 @@ ENVIRONMENT = {
 
 POLL_SECONDS = 0.3
 GRACE_SECONDS = 15.0
-_TAG = re.compile(r"^(?:\[1,(\d+)\]<std(?:out|err)>:)+")
+_TAG = re.compile(r"\[1,(\d+)\]<std(?:out|err)>:")
+"""How mpirun marks whose output follows: at the start of a line, and wherever a rank's write was not a whole line."""
 
 
 class LaunchError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import IO, Literal
@@ -26,8 +27,10 @@ class Progress:
         self._mode = mode if mode != "auto" else ("bar" if self._stream.isatty() else "lines")
         self._total, self._label, self._done = total, label, 0
         self._start = time.monotonic()
+        # Unlike in tqdm's own guess, never 0: some terminals do not tell their size, and a pipe has none.
+        width = min(shutil.get_terminal_size((100, 24)).columns - 1, 120)
         self._bar = (
-            tqdm(total=total, desc=label, file=self._stream, unit="step", dynamic_ncols=True)
+            tqdm(total=total, desc=label, file=self._stream, unit="step", ncols=width, nrows=24)
             if self._mode == "bar"
             else None
         )
