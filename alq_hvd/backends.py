@@ -10,7 +10,7 @@ from alq_hvd.errors import BackendUnavailable
 
 _REMEDIES = {
     "torch": "pip install torch",
-    "horovod.torch": "run `make setup` in a checkout of alq_hvd, which builds Horovod 0.28.1 for the installed torch",
+    "horovod": "run `make setup` in a checkout of alq_hvd, which builds Horovod 0.28.1 for the installed torch",
     "mpi4py": "install an MPI library, then pip install 'alq-hvd[mpi]'",
     "cupy": "pip install 'alq-hvd[cuda12]' or 'alq-hvd[cuda13]', to match the CUDA driver",
     "alq_hvd.codec._native": "reinstall alq_hvd with a C++17 compiler at hand: pip install --force-reinstall alq-hvd",
@@ -26,8 +26,16 @@ def require(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        remedy = _REMEDIES.get(name, f"pip install {name}")
-        raise BackendUnavailable(f"can not import {name} ({error}): {remedy}") from error
+        raise BackendUnavailable(f"can not import {name} ({error}): {_remedy(error.name or name, name)}") from error
+
+
+def _remedy(missing: str, wanted: str) -> str:
+    """Return how to mend the absence of the module ``missing``, which importing ``wanted`` has run into."""
+    for name in (missing, wanted):
+        for key in (name, name.split(".")[0]):
+            if key in _REMEDIES:
+                return _REMEDIES[key]
+    return f"pip install {missing.split('.')[0]}"
 
 
 def available(name: str) -> bool:
