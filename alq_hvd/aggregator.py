@@ -2,72 +2,56 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import asdict, dataclass
+import struct
+import zlib
 from typing import Any
 
-import numpy as np
-
-from alq_hvd.adaptation.agreement import LEADER, agree
+from alq_hvd.adaptation.shot import AdaptiveShot
 from alq_hvd.codec.base import Codec, FloatArray
-from alq_hvd.codec.keys import stream_key
+from alq_hvd.codec.keys import StreamKey
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.errors import StateError
-from alq_hvd.exchange.allgather import allgather
-from alq_hvd.exchange.base import InFlight, Task
+from alq_hvd.exchange.base import InFlight, Shot, Task
+from alq_hvd.exchange.choice import COLLECTIVES, EXCHANGES, SHOTS, choose
 from alq_hvd.ledger import Ledger
 from alq_hvd.levels import Levels
 from alq_hvd.options import Options
-from alq_hvd.statistics import GradientStatistics
-from alq_hvd.wire import RecordLayout, Stamp
 
-_logger = logging.getLogger(__name__)
-STATE_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Adaptation:
-    """Record what one adaptation did, for metrics and logs."""
-
-    step: int
-    accepted: bool
-    version: int
-    levels_before: list[float]
-    levels_after: list[float]
-    objective_before: float
-    objective_after: float
-    reason: str
+STATE_VERSION = 2
 
 
 class Aggregator:
     """Sum fusion groups over the ranks, and fit the levels to them as it goes.
 
-    ``connect`` it once; then in each step ``start`` every group once, take every group's ``result`` once, and
-    ``end_step``. All ranks must agree on the options, the groups and their lengths, and take the same number of steps;
-    groups may be started in any order.
+    ``connect`` it once; then in each step ``start`` every group once, after that take every group's ``result`` once,
+    and ``end_step``. All ranks must agree on the options, the groups and their lengths, and take the same number of
+    steps; groups may be started, and results taken, in any order on any rank.
 
     Args:
         options: shared by all ranks.
         codec: turns groups into records.
+
+    Attributes:
+        shots: the quantised hops with their levels, the gradients' own first. The exchange may use fewer of them.
+        exchange: name of the exchange in use; ``""`` before ``connect``.
     """
 
     def __init__(self, options: Options, codec: Codec) -> None:
         self._options = options
         self._method = options.resolve()
-        self._config = options.quantiser()
         self._schedule = options.parsed_schedule()
         self._codec = codec
         self._communicator: Communicator | None = None
         self._control: Communicator | None = None
         self._in_flight: dict[int, InFlight] = {}
-        self._statistics: GradientStatistics | None = None
-        self._squared_error = self._squared_norm = 0.0
         self.ledger = Ledger()
         self.step = 0
-        self.levels: Levels = self._method.initial(options.bits)
-        self._config.require_fit(self.levels)
-        self.relative_variance: float | None = None
-        self.adaptations: list[Adaptation] = []
+        self.exchange = ""
+        self._gathered = False
+        self.shots = tuple(
+            AdaptiveShot(index, options.quantiser(index), self._method.policy, self._method.initial(bits))
+            for index, bits in enumerate(options.bits_of_shots)
+        )
 
     def connect(self, communicator: Communicator, control: Communicator) -> None:
         """Join the world that ``communicator`` reaches; what was in flight in an older world is forgotten.
@@ -77,14 +61,22 @@ class Aggregator:
             control: carries statistics and levels; may be the same.
         """
         self._communicator, self._control = communicator, control
-        self._in_flight = {}
-        self._statistics = None
-        self._squared_error = self._squared_norm = 0.0
+        options = self._options
+        self.exchange = choose(options.exchange, communicator.size, options.bits_of_shots, options.bucket_size)
+        self._in_flight, self._gathered = {}, False
+        for shot in self.shots:
+            shot.forget()
+
+    @property
+    def levels(self) -> Levels:
+        """Return the levels of the gradients."""
+        return self.shots[0].levels
 
     @property
     def levels_fingerprint(self) -> int:
-        """Return 16 bits that change with the levels and their version."""
-        return (self.levels.digest ^ self.levels.version) & 0xFFFF
+        """Return 16 bits that change with the levels of any shot and their versions."""
+        history = b"".join(struct.pack("<II", shot.levels.digest, shot.levels.version) for shot in self.shots)
+        return zlib.crc32(history) & 0xFFFF
 
     @property
     def gathers_statistics(self) -> bool:
@@ -94,23 +86,19 @@ class Aggregator:
     def start(self, group: int, values: FloatArray) -> None:
         """Encode ``values`` float32[elements] and start their exchange; they may be overwritten afterwards."""
         assert self._communicator is not None
-        if self.gathers_statistics:
-            with self.ledger.timed("adapt"):
-                self._gather(values)
         task = Task(
             codec=self._codec,
             communicator=self._communicator,
-            config=self._config,
-            levels=self.levels,
+            shots=tuple(Shot(shot.config, shot.levels) for shot in self.shots),
+            observe=self._observe,
             ledger=self.ledger,
             name=f"{self._options.name}.group{group}",
             seed=self._options.seed,
             step=self.step,
             group=group,
         )
-        self._in_flight[group] = InFlight(allgather(values, task), self.ledger)
-        if self.gathers_statistics or self.step % self._options.measure_every == 0:
-            self._measure(group, values)
+        self._gathered |= self.gathers_statistics
+        self._in_flight[group] = InFlight(EXCHANGES[self.exchange](values, task), self.ledger)
 
     def advance(self) -> None:
         """Move every group forward whose collective has arrived, without waiting."""
@@ -119,75 +107,57 @@ class Aggregator:
 
     def result(self, group: int, scale: float) -> FloatArray:
         """Wait for ``group`` and return float32[elements]: ``scale`` times the sum of the quantised gradients."""
+        self._start_last_collectives()
         return self._in_flight.pop(group).finish(scale)
+
+    def _start_last_collectives(self) -> None:
+        """Bring every group to its last collective, in an order that all ranks share.
+
+        Ranks ask for results in different orders. A rank that waited for one group's sums while another rank waits for
+        another group's would wait forever: neither would start what the other needs.
+        """
+        for arrived in range(1, COLLECTIVES[self.exchange]):
+            for group in sorted(self._in_flight):
+                self._in_flight[group].reach(arrived)
+                self.advance()
 
     def end_step(self) -> None:
         """Close the step; at a scheduled one fit the levels of the next, together with all ranks."""
-        if self._statistics is not None:
+        if self._gathered:
+            assert self._control is not None
             with self.ledger.timed("adapt"):
-                self._adapt(self._statistics)
-            self._statistics = None
-        if self._squared_norm > 0:
-            self.relative_variance = self._squared_error / self._squared_norm
-        self._squared_error = self._squared_norm = 0.0
+                for shot in self.shots[: SHOTS[self.exchange]]:
+                    self.ledger.sent(shot.adapt(self._control, self.step, self._options.name))
+        self._gathered = False
+        for shot in self.shots:
+            shot.end_step()
         self.ledger.end_step()
         self.step += 1
 
-    def _gather(self, values: FloatArray) -> None:
-        gathered = self._codec.statistics(values, self._config, self._method.policy.weight_exponent)
-        self._statistics = gathered if self._statistics is None else self._statistics + gathered
+    def _observe(self, shot: int, values: FloatArray, key: StreamKey) -> None:
+        if self.gathers_statistics:
+            with self.ledger.timed("adapt"):
+                self.shots[shot].gather(self._codec, values)
+        if self.gathers_statistics or self.step % self._options.measure_every == 0:
+            self.shots[shot].measure(self._codec, values, key)
 
-    def _adapt(self, statistics: GradientStatistics) -> None:
-        assert self._control is not None
-        before = self.levels
-        agreement = agree(self._control, statistics, self._method.policy, before, f"{self._options.name}.adaptation")
-        update = agreement.update
-        self.levels = update.levels
-        self.ledger.sent(agreement.bytes_sent)
-        record = Adaptation(
-            step=self.step,
-            accepted=update.levels != before,
-            version=update.levels.version,
-            levels_before=before.values.tolist(),
-            levels_after=update.levels.values.tolist(),
-            objective_before=update.objective_before,
-            objective_after=update.objective_after,
-            reason=update.reason,
-        )
-        self.adaptations.append(record)
-        if self._control.rank != LEADER:
-            return
-        if record.accepted:
-            _logger.info("step %d: objective %.4g -> %.4g, levels %s", self.step, update.objective_before,
-                         update.objective_after, self.levels)  # fmt: skip
-        else:
-            _logger.info("step %d: levels stay: %s", self.step, update.reason)
-
-    def _measure(self, group: int, values: FloatArray) -> None:
-        """Decode this rank's own record and add up its error: a sample of |Q(g) - g|^2 and of |g|^2."""
-        assert self._communicator is not None
-        layout = RecordLayout(len(values), self._config)
-        rank = self._communicator.rank
-        stamp = Stamp(self.levels.digest, self.step % 2**32, rank)
-        key = stream_key(seed=self._options.seed, step=self.step, rank=rank, group=group, shot=0)
-        record = self._codec.encode(values, layout, self.levels, key, stamp)
-        decoded = self._codec.decode_sum([record], layout, self.levels, [stamp], 1.0).astype(np.float64)
-        if np.isfinite(decoded).all():
-            wide = values.astype(np.float64)
-            self._squared_error += float(np.square(decoded - wide).sum())
-            self._squared_norm += float(np.square(wide).sum())
+    def metrics_of_shots(self) -> list[dict[str, Any]]:
+        """Return the levels, variance and adaptations of every shot the exchange takes, the gradients' own first."""
+        used = self.shots[: SHOTS.get(self.exchange, 1)]
+        own = [shot.metrics() for shot in used]
+        return [own[0], *({"bits": shot.config.bits, **later} for shot, later in zip(used[1:], own[1:], strict=True))]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to continue bit for bit: call it between steps."""
+        first, *later = (shot.state_dict() for shot in self.shots)
         return {
             "state_version": STATE_VERSION,
             "method": self._options.method,
-            "bits": self._options.bits,
+            "bits": self._options.plain_bits,
             "seed": self._options.seed,
             "step": self.step,
-            "levels": self.levels.state_dict(),
-            "relative_variance": self.relative_variance,
-            "adaptations": [asdict(adaptation) for adaptation in self.adaptations],
+            **first,
+            "later_shots": later,
             "bytes_total": self.ledger.bytes_total,
         }
 
@@ -198,15 +168,14 @@ class Aggregator:
             StateError: when the state is of another method, width or seed, or is not such a state.
         """
         try:
+            own = self.state_dict()
             for name in ("state_version", "method", "bits", "seed"):
-                expected = STATE_VERSION if name == "state_version" else getattr(self._options, name)
-                if state[name] != expected:
-                    raise StateError(f"{name}: expected {expected!r}, got a state with {state[name]!r}")
-            levels = Levels.from_state_dict(state["levels"])
-            self._config.require_fit(levels)
-            self.adaptations = [Adaptation(**entry) for entry in state["adaptations"]]
-            self.step, self.levels = int(state["step"]), levels
-            self.relative_variance = state["relative_variance"]
+                if state[name] != own[name]:
+                    raise StateError(f"{name}: expected {own[name]!r}, got a state with {state[name]!r}")
+            # A state of an all-gather has no later shot, and a run that goes on with one needs none.
+            for shot, saved in zip(self.shots, [state, *state["later_shots"]], strict=False):
+                shot.load_state_dict(saved)
+            self.step = int(state["step"])
             self.ledger.bytes_total = int(state["bytes_total"])
         except (KeyError, TypeError) as error:
             raise StateError(f"expected the result of state_dict(), got one without {error}") from error

@@ -10,7 +10,7 @@ It knows the order in which Horovod calls, and nothing of arithmetic:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from alq_hvd import backends
@@ -193,20 +193,22 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         records, probes, and gradients that Horovod reduced itself, by the ring formula), ``bytes_total``,
         ``relative_variance`` (E|Q(g)-g|^2/|g|^2 of this rank's own gradients, latest measurement), ``levels_version``,
         ``levels``, ``seconds`` (of this rank in encode, exchange, decode, adapt), ``adaptations``,
-        ``compressed_elements`` and ``passed_through_elements`` (of a step).
+        ``compressed_elements`` and ``passed_through_elements`` (of a step), ``exchange`` (in use; empty before the
+        first step), ``later_shots`` (levels, variance and adaptations of the sums that a second hop quantises).
         """
         aggregator, ledger = self._aggregator, self._ledger
+        first, *later = aggregator.metrics_of_shots()
         return {
             "method": self.options.method,
-            "bits": self.options.bits,
+            "bits": self.options.plain_bits,
             "step": aggregator.step,
             "bytes_per_step": ledger.bytes_last_step,
             "bytes_total": ledger.bytes_total,
-            "relative_variance": aggregator.relative_variance,
-            "levels_version": aggregator.levels.version,
-            "levels": [] if self._exact else aggregator.levels.values.tolist(),
+            "exchange": aggregator.exchange,
+            **first,
+            "levels": [] if self._exact else first["levels"],
+            "later_shots": later,
             "seconds": dict(ledger.seconds),
-            "adaptations": [asdict(adaptation) for adaptation in aggregator.adaptations],
             "compressed_elements": sum(self._buffers.plan.group_elements) if self._buffers else 0,
             "passed_through_elements": self._passed_elements_last_step,
         }

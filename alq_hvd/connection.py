@@ -33,6 +33,6 @@ def join(options: Options, communicator: Communicator) -> Communicator:
         control = mpi.MpiCommunicator.for_ranks(communicator.world_ranks, options.timeout)
     if communicator.rank == 0:
         way = "MPI" if agreed[MPI_LEVELS] else "the gradients' own communicator"
-        _logger.info("%s at %d bits on %d ranks; levels travel over %s", options.method, options.bits,
+        _logger.info("%s at %s bits on %d ranks; levels travel over %s", options.method, options.bits,
                      communicator.size, way)  # fmt: skip
     return control

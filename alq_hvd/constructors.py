@@ -22,7 +22,7 @@ class Constructor:
 
     def __call__(
         self,
-        bits: int | None = None,
+        bits: int | Sequence[int] | None = None,
         bucket_size: int = 8192,
         *,
         named_parameters: Iterable[tuple[str, Any]] | None = None,
@@ -32,6 +32,7 @@ class Constructor:
         weight_exponent: int | None = None,
         zero_level: bool = False,
         free_ends: bool = False,
+        exchange: str = "auto",
         schedule: Schedule | int | Sequence[int] | None = None,
         seed: int = 0,
         fusion_elements: int = 2**22,
@@ -45,7 +46,7 @@ class Constructor:
         """Return a compressor to pass as ``hvd.DistributedOptimizer(compression=...)``.
 
         Args:
-            bits: width of a code; ``None`` for 3 (2 for ternary).
+            bits: width of a code; ``None`` for 3 (2 for ternary); ``(4, 8)`` for gradients and their sums.
             named_parameters: ``model.named_parameters()``; see ``QuantisedCompressor``.
             process_set: the one given to the optimizer.
             communicator: replaces Horovod, for simulated worlds.
@@ -55,13 +56,14 @@ class Constructor:
         """
         options = Options(
             method=self.method,
-            bits=self.bits if bits is None else bits,
+            bits=self.bits if bits is None else tuple(bits) if isinstance(bits, Sequence) else bits,
             bucket_size=bucket_size,
             norm=norm,
             clip=clip,
             weight_exponent=weight_exponent,
             zero_level=zero_level,
             free_ends=free_ends,
+            exchange=exchange,
             schedule=schedule,
             seed=seed,
             fusion_elements=fusion_elements,

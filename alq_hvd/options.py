@@ -10,6 +10,7 @@ from alq_hvd.adaptation.schedule import Schedule
 from alq_hvd.communicator.base import DEFAULT_TIMEOUT
 from alq_hvd.config import MAXIMUM_BUCKET_SIZE, Norm, QuantiserConfig, require_int
 from alq_hvd.errors import ConfigurationError
+from alq_hvd.exchange import choice
 from alq_hvd.methods import Method, method
 from alq_hvd.wire import MAXIMUM_ELEMENTS
 
@@ -22,13 +23,15 @@ class Options:
 
     Attributes:
         method: name of the method, as in ``alq_hvd.methods.NAMES``.
-        bits: width of a code, 1 to 8. More: more bytes, less variance.
+        bits: width of a code, 1 to 8. More: more bytes, less variance. Two of them, ``(4, 8)``: the first for
+            gradients, the second for the sums that two-shot sends on; one stands for both.
         bucket_size: coordinates that share a norm. More: fewer bytes, more variance.
         norm: ``"l2"`` or ``"linf"``; ``None`` for the method's own.
         clip: standard deviations to which each bucket is clamped first (a bias); ``None`` for the method's own.
         weight_exponent: power of the norm that weighs a bucket when levels are fitted; ``None`` for the method's own.
         zero_level: hold a level that is exactly zero.
         free_ends: let the outermost levels leave -1 and 1.
+        exchange: ``"allgather"`` (few ranks), ``"two_shot"`` (many), or ``"auto"``: by bytes, see ``exchange.choice``.
         schedule: when levels are fitted; see ``Schedule.parse``.
         seed: of the stochastic rounding.
         fusion_elements: coordinates that travel together. More: fewer collectives, less overlap with the backward pass.
@@ -43,13 +46,14 @@ class Options:
     """
 
     method: str
-    bits: int
+    bits: int | tuple[int, ...]
     bucket_size: int = 8192
     norm: Norm | None = None
     clip: float | None = None
     weight_exponent: int | None = None
     zero_level: bool = False
     free_ends: bool = False
+    exchange: str = choice.AUTO
     schedule: Schedule | int | Sequence[int] | None = None
     seed: int = 0
     fusion_elements: int = 2**22
@@ -65,6 +69,9 @@ class Options:
         require_int("fusion_elements", self.fusion_elements, 1, MAXIMUM_ELEMENTS)
         require_int("min_elements", self.min_elements, 0, MAXIMUM_ELEMENTS)
         require_int("measure_every", self.measure_every, 1, 2**62)
+        if self.exchange not in choice.NAMES:
+            raise ConfigurationError(f"exchange: expected one of {', '.join(choice.NAMES)}, got {self.exchange!r}")
+        self._check_bits()
         if self.codec not in CODECS:
             raise ConfigurationError(f"codec: expected one of {', '.join(CODECS)}, got {self.codec!r}")
         if not self.timeout > 0:
@@ -72,13 +79,34 @@ class Options:
         if not self.name:
             raise ConfigurationError("name: expected a prefix for the names of collectives, got an empty one")
         object.__setattr__(self, "schedule", Schedule.parse(self.schedule))
-        self.resolve()
+        for shot in range(len(self.bits_of_shots)):
+            self.resolve(shot)
 
-    def resolve(self) -> Method:
+    def _check_bits(self) -> None:
+        if not isinstance(self.bits, tuple):
+            return
+        if len(self.bits) != 2:
+            raise ConfigurationError(f"bits: expected one width, or one for each of two shots, got {self.bits!r}")
+        if choice.SHOTS.get(self.exchange) == 1:
+            raise ConfigurationError(f"bits: {self.exchange} quantises once and takes one width, got {self.bits!r}")
+
+    @property
+    def bits_of_shots(self) -> tuple[int, ...]:
+        """Return the width of a code in each shot that the exchange may take."""
+        if isinstance(self.bits, tuple):
+            return self.bits
+        return (self.bits,) * choice.SHOTS.get(self.exchange, 2)
+
+    @property
+    def plain_bits(self) -> int | list[int]:
+        """Return ``bits`` as json writes and reads them."""
+        return list(self.bits) if isinstance(self.bits, tuple) else self.bits
+
+    def resolve(self, shot: int = 0) -> Method:
         """Return the method with its norm, clip, first levels and policy."""
         return method(
             self.method,
-            bits=self.bits,
+            bits=self.bits_of_shots[shot],
             norm=self.norm,
             clip=self.clip,
             weight_exponent=self.weight_exponent,
@@ -86,10 +114,10 @@ class Options:
             free_ends=self.free_ends,
         )
 
-    def quantiser(self) -> QuantiserConfig:
-        """Return how coordinates become codes."""
-        resolved = self.resolve()
-        return QuantiserConfig(self.bits, self.bucket_size, resolved.norm, resolved.clip)
+    def quantiser(self, shot: int = 0) -> QuantiserConfig:
+        """Return how coordinates become codes in ``shot``."""
+        resolved = self.resolve(shot)
+        return QuantiserConfig(self.bits_of_shots[shot], self.bucket_size, resolved.norm, resolved.clip)
 
     def parsed_schedule(self) -> Schedule:
         """Return the schedule as what it was parsed to."""

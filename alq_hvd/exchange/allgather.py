@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from alq_hvd.codec.base import FloatArray
-from alq_hvd.codec.keys import stream_key
 from alq_hvd.exchange.base import Exchange, Task
-from alq_hvd.wire import RecordLayout, Stamp
 
 
 def allgather(values: FloatArray, task: Task) -> Exchange:
@@ -14,18 +12,18 @@ def allgather(values: FloatArray, task: Task) -> Exchange:
     1. Encode this rank's gradient. 2. All-gather the records. 3. Decode and add them in rank order, so that every rank
     gets the same bits.
 
+    All ranks must agree on: the task, but for its rank; the number of values.
+
     Sends (n - 1) records a rank.
     """
-    communicator, size = task.communicator, task.communicator.size
-    layout = RecordLayout(len(values), task.config)
-    stamps = [Stamp(task.levels.digest, task.step % 2**32, rank) for rank in range(size)]
-    key = stream_key(seed=task.seed, step=task.step, rank=communicator.rank, group=task.group, shot=0)
-    with task.ledger.timed("encode"):
-        record = task.codec.encode(values, layout, task.levels, key, stamps[communicator.rank])
-    task.ledger.sent((size - 1) * layout.record_bytes)
-    records = yield communicator.allgather(record, task.name)
+    size, elements = task.communicator.size, len(values)
+    record = task.encode(0, values)
+    task.ledger.sent((size - 1) * len(record))
+    pending = task.communicator.allgather(record, task.name)
+    task.observe(0, values, task.key(0))
+    records = yield pending
 
     def decode(scale: float) -> FloatArray:
-        return task.codec.decode_sum(records, layout, task.levels, stamps, scale)
+        return task.decode_sum(0, records, elements, range(size), scale)
 
     return decode

@@ -15,7 +15,7 @@ LAYERS = (
     {"levels", "backends", "ledger"},
     {"config"},
     {"statistics", "wire", "plan", "probe"},
-    {"codec", "communicator", "policies", "theory"},
+    {"codec", "communicator", "policies", "theory", "planning"},
     {"methods", "exchange", "adaptation", "fusion"},
     {"options", "handshake"},
     {"aggregator", "connection"},

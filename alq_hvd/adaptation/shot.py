@@ -1,0 +1,138 @@
+"""One quantised hop's level table as it changes: what was gathered for the next one, and the history so far."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from alq_hvd.adaptation.agreement import LEADER, agree
+from alq_hvd.codec.base import Codec, FloatArray
+from alq_hvd.codec.keys import StreamKey
+from alq_hvd.communicator.base import Communicator
+from alq_hvd.config import QuantiserConfig
+from alq_hvd.levels import Levels
+from alq_hvd.policies.base import Policy
+from alq_hvd.statistics import GradientStatistics
+from alq_hvd.wire import RecordLayout, Stamp
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptation:
+    """Record what one adaptation did, for metrics and logs."""
+
+    step: int
+    accepted: bool
+    version: int
+    levels_before: list[float]
+    levels_after: list[float]
+    objective_before: float
+    objective_after: float
+    reason: str
+
+
+class AdaptiveShot:
+    """Hold the levels of one hop and fit them to what the hop quantises.
+
+    Args:
+        index: 0 for gradients, 1 for sums of them.
+        config: how coordinates become codes.
+        policy: fits the next table.
+        initial: the table until then.
+    """
+
+    def __init__(self, index: int, config: QuantiserConfig, policy: Policy, initial: Levels) -> None:
+        config.require_fit(initial)
+        self.index = index
+        self.config = config
+        self.levels = initial
+        self.relative_variance: float | None = None
+        self.adaptations: list[Adaptation] = []
+        self._policy = policy
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was gathered and measured in the open step."""
+        self._statistics = GradientStatistics.empty(self._policy.weight_exponent)
+        self._squared_error = self._squared_norm = 0.0
+
+    def gather(self, codec: Codec, values: FloatArray) -> None:
+        """Add ``values`` float32[elements] to what the next table is fitted to."""
+        self._statistics = self._statistics + codec.statistics(values, self.config, self._policy.weight_exponent)
+
+    def measure(self, codec: Codec, values: FloatArray, key: StreamKey) -> None:
+        """Decode this rank's own record and add up its error: a sample of |Q(v) - v|^2 and of |v|^2."""
+        layout = RecordLayout(len(values), self.config)
+        stamp = Stamp(self.levels.digest, 0, 0)
+        record = codec.encode(values, layout, self.levels, key, stamp)
+        decoded = codec.decode_sum([record], layout, self.levels, [stamp], 1.0).astype(np.float64)
+        if np.isfinite(decoded).all():
+            wide = values.astype(np.float64)
+            self._squared_error += float(np.square(decoded - wide).sum())
+            self._squared_norm += float(np.square(wide).sum())
+
+    def adapt(self, control: Communicator, step: int, name: str) -> int:
+        """Fit the levels of the next step, together with all ranks, and return how many bytes this rank sent.
+
+        A rank that had no part of this hop (more ranks than buckets) takes part with empty statistics.
+
+        All ranks must agree on: current levels, policy, step, name.
+        """
+        before = self.levels
+        agreement = agree(control, self._statistics, self._policy, before, f"{name}.adaptation{self.index}")
+        update = agreement.update
+        self.levels = update.levels
+        record = Adaptation(
+            step=step,
+            accepted=update.levels != before,
+            version=update.levels.version,
+            levels_before=before.values.tolist(),
+            levels_after=update.levels.values.tolist(),
+            objective_before=update.objective_before,
+            objective_after=update.objective_after,
+            reason=update.reason,
+        )
+        self.adaptations.append(record)
+        if control.rank == LEADER:
+            where = f"step {step}" + (f", shot {self.index + 1}" if self.index else "")
+            if record.accepted:
+                _logger.info("%s: objective %.4g -> %.4g, levels %s", where, update.objective_before,
+                             update.objective_after, self.levels)  # fmt: skip
+            else:
+                _logger.info("%s: levels stay: %s", where, update.reason)
+        return agreement.bytes_sent
+
+    def end_step(self) -> None:
+        """Turn the step's measurements into ``relative_variance``, and forget what was gathered."""
+        if self._squared_norm > 0:
+            self.relative_variance = self._squared_error / self._squared_norm
+        self.forget()
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the levels and their history, as plain values."""
+        return {
+            "relative_variance": self.relative_variance,
+            "levels_version": self.levels.version,
+            "levels": self.levels.values.tolist(),
+            "adaptations": [asdict(adaptation) for adaptation in self.adaptations],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as plain values."""
+        return {
+            "levels": self.levels.state_dict(),
+            "relative_variance": self.relative_variance,
+            "adaptations": [asdict(adaptation) for adaptation in self.adaptations],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken."""
+        levels = Levels.from_state_dict(state["levels"])
+        self.config.require_fit(levels)
+        adaptations = [Adaptation(**entry) for entry in state["adaptations"]]
+        self.levels, self.adaptations = levels, adaptations
+        self.relative_variance = state["relative_variance"]

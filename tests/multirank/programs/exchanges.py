@@ -1,0 +1,65 @@
+"""Run on every rank under horovodrun: train with every exchange through stock Horovod, and write down what came out.
+
+Usage: exchanges.py RESULTS_DIRECTORY
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import horovod.torch as hvd
+import numpy as np
+import torch
+
+import alq_hvd
+
+
+def train(compression: Any, parameters: list[tuple[str, torch.nn.Parameter]], model: torch.nn.Module) -> dict[str, Any]:
+    """Take six steps and return the weights and what the compression counted."""
+    optimizer = hvd.DistributedOptimizer(
+        torch.optim.SGD(model.parameters(), lr=0.05), named_parameters=parameters, compression=compression
+    )
+    data = torch.Generator().manual_seed(hvd.rank())
+    for _ in range(6):
+        model.zero_grad()
+        model(torch.randn(8, 40, generator=data)).square().mean().backward()
+        optimizer.step()
+    weights = np.concatenate([p.detach().numpy().ravel() for p in model.parameters()])
+    return {
+        "digest": hashlib.sha256(weights.tobytes()).hexdigest(),
+        "weights": weights.tolist(),
+        "metrics": compression.metrics() if hasattr(compression, "metrics") else None,
+    }
+
+
+def run(method: str | None = None, **options: Any) -> dict[str, Any]:
+    """Train the same model from the same start with ``alq_hvd.Compression.<method>``, or with none of it."""
+    torch.manual_seed(7)
+    model = torch.nn.Sequential(torch.nn.Linear(40, 90), torch.nn.ReLU(), torch.nn.Linear(90, 33))
+    named = list(model.named_parameters())
+    if method is None:
+        return train(hvd.Compression.none, named, model)
+    settings = {"bucket_size": 64, "min_elements": 0, "fusion_elements": 3000, "schedule": [0, 3], **options}
+    made = getattr(alq_hvd.Compression, method)(named_parameters=named, **settings)
+    return train(made, named, model)
+
+
+def main(results: Path) -> None:
+    """Run every case and write this rank's results."""
+    hvd.init()
+    outcome = {
+        "fp32": run(),
+        "exact": run("qsgdinf", exchange="two_shot", bucket_size=1),
+        "two_shot": run("alq", exchange="two_shot", bits=(4, 8)),
+        "more_ranks_than_buckets": run("qsgdinf", exchange="two_shot", bucket_size=4096, bits=8),
+        "allgather": run("alq", exchange="allgather", bits=4),
+    }
+    (results / f"{hvd.rank()}.json").write_text(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

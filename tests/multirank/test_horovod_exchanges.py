@@ -1,0 +1,45 @@
+"""Every exchange through stock Horovod, on real ranks over MPI and Gloo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.launch import horovodrun
+
+pytestmark = [pytest.mark.multirank, pytest.mark.timeout(150)]
+CASES = ("exact", "two_shot", "more_ranks_than_buckets", "allgather")
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["mpi", "gloo"])
+def outcome(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    results, _ = horovodrun(4, "exchanges.py", gloo=request.param, timeout=130)
+    return results
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_are_the_same_bit_for_bit_on_every_rank(outcome: list[dict[str, Any]], case: str) -> None:
+    assert len({rank[case]["digest"] for rank in outcome}) == 1
+
+
+def test_buckets_of_one_coordinate_train_like_fp32(outcome: list[dict[str, Any]]) -> None:
+    exact, stock = (np.array(outcome[0][case]["weights"]) for case in ("exact", "fp32"))
+    np.testing.assert_allclose(exact, stock, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("case", ["two_shot", "more_ranks_than_buckets"])
+def test_quantised_sums_stay_near_fp32_but_are_not_it(outcome: list[dict[str, Any]], case: str) -> None:
+    quantised, stock = (np.array(outcome[0][name]["weights"]) for name in (case, "fp32"))
+    assert 0 < np.abs(quantised - stock).max() < 0.2 * np.abs(stock).max()
+
+
+def test_both_shots_adapt_on_real_ranks(outcome: list[dict[str, Any]]) -> None:
+    metrics = outcome[0]["two_shot"]["metrics"]
+    assert metrics["exchange"] == "two_shot"
+    assert [entry["step"] for entry in metrics["adaptations"]] == [0, 3]
+    (sums,) = metrics["later_shots"]
+    assert len(sums["levels"]) == 256
+    assert [entry["step"] for entry in sums["adaptations"]] == [0, 3]
+    assert all(rank["two_shot"]["metrics"]["later_shots"][0]["levels"] == sums["levels"] for rank in outcome)
