@@ -13,7 +13,8 @@ native_codec = Pybind11Extension(
     sorted(glob("alq_hvd/codec/csrc/*.cpp")),
     depends=sorted(glob("alq_hvd/codec/csrc/*.h")),
     cxx_std=17,
-    extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"],
+    extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-pthread", "-Wno-psabi"],
+    extra_link_args=["-pthread"],
 )
 
 setup(ext_modules=[native_codec], cmdclass={"build_ext": build_ext})

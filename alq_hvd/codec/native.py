@@ -12,7 +12,7 @@ from alq_hvd import backends
 from alq_hvd.codec.arguments import require_decodable, require_encodable, require_values
 from alq_hvd.codec.base import FloatArray, Record
 from alq_hvd.codec.keys import StreamKey
-from alq_hvd.config import QuantiserConfig
+from alq_hvd.config import QuantiserConfig, require_int
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.levels import Levels
 from alq_hvd.statistics import BINS_PER_OCTAVE_LOG2, OCTAVES, GradientStatistics
@@ -25,17 +25,21 @@ class NativeCodec:
 
     Attributes:
         instruction_set: one of ``instruction_sets()``; by default the fastest this processor has.
+        threads: how many threads share one encode or decode_sum; the bytes do not depend on it. A training process
+            that has other work for its cores wants 1, an idle machine all of them.
 
     Raises:
         BackendUnavailable: when the extension was not compiled.
-        ConfigurationError: when this processor lacks the instruction set.
+        ConfigurationError: when this processor lacks the instruction set, or threads is not 1 to 1024.
     """
 
     instruction_set: str = ""
+    threads: int = 1
     name: str = "native"
     _native: ModuleType = field(default_factory=backends.native_codec, repr=False)
 
     def __post_init__(self) -> None:
+        require_int("threads", self.threads, 1, 1024)
         supported = self._native.instruction_sets()
         chosen = self.instruction_set or supported[-1]
         if chosen not in supported:
@@ -62,6 +66,7 @@ class NativeCodec:
             key_first=key.first,
             key_second=key.second,
             first_element=key.first_element,
+            threads=self.threads,
         )
         seal(record, layout, stamp)
         return record
@@ -83,6 +88,7 @@ class NativeCodec:
             levels=levels.values,
             inverse_gaps=levels.inverse_gaps,
             scale=scale,
+            threads=self.threads,
         )
         return out
 

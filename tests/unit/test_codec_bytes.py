@@ -8,6 +8,7 @@ from codec_cases import CODECS, KEY, NATIVE, encode, heavy_tailed, stamp_for, un
 
 from alq_hvd.codec.native import NativeCodec
 from alq_hvd.config import QuantiserConfig
+from alq_hvd.levels import Levels
 from alq_hvd.wire import RecordLayout, Stamp
 
 REFERENCE = CODECS["reference"]
@@ -91,3 +92,29 @@ def test_statistics_agree_with_the_reference(native: NativeCodec, norm: str, cli
             assert getattr(expected, name) == getattr(got, name)
         for name in ("mass", "first_moment", "second_moment", "pooled_sum", "pooled_squares", "buckets"):
             np.testing.assert_allclose(getattr(got, name), getattr(expected, name), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("bucket_size", [64, 5000, 8192])
+def test_threads_do_not_change_the_bytes(bucket_size: int) -> None:
+    """Elements enough for four threads, and ranges that must end at whole buckets and tiles."""
+    values, levels = heavy_tailed(700_001), uneven_levels(8)
+    config = QuantiserConfig(3, bucket_size)
+    layout, stamps = RecordLayout(values.size, config), [stamp_for(levels)] * 2
+    record = encode(NativeCodec(), values, config, levels)
+    total = NativeCodec().decode_sum([record] * 2, layout, levels, stamps, 0.5)
+    for threads in (2, 3, 4, 64):
+        codec = NativeCodec(threads=threads)
+        assert np.array_equal(record, encode(codec, values, config, levels))
+        assert np.array_equal(total, codec.decode_sum([record] * 2, layout, levels, stamps, 0.5))
+
+
+@pytest.mark.parametrize("native", NATIVE.values(), ids=NATIVE)
+@pytest.mark.parametrize("scale", [1e-37, 1e-20, 1e-11, 1.0, 1e29, 1e31])
+def test_divisions_at_every_scale(native: NativeCodec, scale: float) -> None:
+    """Where the reciprocal's remainder could underflow, and under levels so near zero that it would show."""
+    values = heavy_tailed(4096, scale=scale)
+    values[::3] *= np.float32(2.0**-60)
+    for table in (uneven_levels(8), Levels([-1, 1e-30, 0.5, 1]), Levels([-1, -1e-7, 0, 1e-7, 0.5])):
+        config = QuantiserConfig(3, 512)
+        expected, got = encode(REFERENCE, values, config, table), encode(native, values, config, table)
+        assert np.array_equal(expected, got)

@@ -15,11 +15,14 @@ struct Quantiser {
   double clip;        // standard deviations; 0 does not clip
 };
 
-// A level table padded to 256 entries: levels with +infinity (never reached), inverse gaps with zero.
+// A level table padded to 2^bits entries: levels with +infinity, which no coordinate reaches, inverse gaps with zero.
 struct Table {
   int count;
+  float smallest_level;  // magnitude of the smallest level that is not zero
   alignas(64) float levels[256];
-  alignas(64) float inverse_gaps[256];
+  alignas(64) float scaled_inverse_gaps[256];  // kDraws / gap
+  // The levels as a binary search meets them: depth t holds 2^t of them from index 2^t on.
+  alignas(64) float tree[256];
 };
 
 // Moments of one bucket, float64: norm, sum of r, sum of squared deviations from the bucket's mean, sum of r * r.
@@ -33,15 +36,21 @@ struct Histogram {
   double* first_moment;
 };
 
+// Where the parts of a record lie.
+struct RecordOffsets {
+  int64_t norms, codes;
+};
+
 struct Kernels {
   const char* name;
   // Write norms float32[buckets] and packed codes of `elements` values; `first_element` offsets the random counter.
   // `scratch` float32[bucket_size] is used when clipping.
   void (*encode)(const float* values, int64_t elements, const Quantiser&, const Table&, StreamKey, uint32_t first_element,
                  float* scratch, float* norms, uint32_t* words);
-  // Write scale * sum over records, in order, of norm * level.
-  void (*decode_sum)(const uint8_t* const* records, int count, int64_t elements, const Quantiser&, const Table&,
-                     size_t norms_offset, size_t codes_offset, float scale, float* out);
+  // Write scale * sum over records, in order, of norm * level, for the elements begin <= e < end; begin is a multiple
+  // of kTile.
+  void (*decode_sum)(const uint8_t* const* records, int count, int64_t begin, int64_t end, const Quantiser&,
+                     const Table&, RecordOffsets, float scale, float* out);
   // Add normalised coordinates to the histogram and write one BucketMoments a bucket.
   void (*statistics)(const float* values, int64_t elements, const Quantiser&, const Histogram&, float* scratch,
                      BucketMoments*);

@@ -1,6 +1,8 @@
-// The CPU kernels for x86-64 with avx2.
+// The CPU kernels for x86-64 with avx2 and fma.
 #if defined(__x86_64__)
-#pragma GCC target("avx2")
+#pragma GCC target("avx2,fma")
+#include <immintrin.h>
+
 #include "kernels.h"
 
 #define ALQ_WIDTH 8

@@ -1,6 +1,8 @@
 // The CPU kernels for x86-64 with avx512f, avx512bw, avx512dq, avx512vl.
 #if defined(__x86_64__)
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl")
+#include <immintrin.h>
+
 #include "kernels.h"
 
 #define ALQ_WIDTH 16

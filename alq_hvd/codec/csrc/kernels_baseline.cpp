@@ -1,4 +1,8 @@
 // The CPU kernels for any processor.
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
 #include "kernels.h"
 
 #define ALQ_WIDTH 4

@@ -5,13 +5,15 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <limits>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "kernels.h"
+#include "parallel.h"
+#include "table.h"
 
 namespace py = pybind11;
 
@@ -27,7 +29,7 @@ constexpr int64_t kMaximumBucketSize = int64_t{1} << 24;
 std::vector<const Kernels*> supported_kernels() {
   std::vector<const Kernels*> all = {&baseline_kernels()};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2")) all.push_back(&avx2_kernels());
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all.push_back(&avx2_kernels());
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl"))
     all.push_back(&avx512_kernels());
@@ -50,13 +52,7 @@ Quantiser checked_quantiser(int bits, int64_t bucket_size, bool maximum_norm, do
 Table checked_table(const FloatArray& levels, const FloatArray& inverse_gaps, int bits) {
   if (levels.ndim() != 1 || levels.size() < 2 || levels.size() > (1 << bits) || inverse_gaps.size() != levels.size())
     throw std::invalid_argument("levels and inverse_gaps must be float32[2 to 2**bits] of one length");
-  Table table;
-  table.count = static_cast<int>(levels.size());
-  for (int i = 0; i < 256; ++i) {
-    table.levels[i] = i < table.count ? levels.data()[i] : std::numeric_limits<float>::infinity();
-    table.inverse_gaps[i] = i < table.count ? inverse_gaps.data()[i] : 0.0f;
-  }
-  return table;
+  return make_table(levels.data(), inverse_gaps.data(), static_cast<int>(levels.size()), bits);
 }
 
 int64_t word_rows(int64_t elements, int bits) {
@@ -84,23 +80,28 @@ std::unique_ptr<float[]> scratch_for(const Quantiser& quantiser) {
 void encode(const std::string& isa, const FloatArray& values, ByteArray record, int64_t norms_offset,
             int64_t codes_offset, int bits, int64_t bucket_size, bool maximum_norm, double clip,
             const FloatArray& levels, const FloatArray& inverse_gaps, uint32_t key_first, uint32_t key_second,
-            uint32_t first_element) {
+            uint32_t first_element, int threads) {
   const Quantiser quantiser = checked_quantiser(bits, bucket_size, maximum_norm, clip);
   const Table table = checked_table(levels, inverse_gaps, bits);
   const Kernels& kernels = kernels_named(isa);
   const int64_t elements = values.size();
   check_record(record.size(), elements, quantiser, norms_offset, codes_offset);
   const float* from = values.data();
-  uint8_t* to = record.mutable_data();
+  auto* norms = reinterpret_cast<float*>(record.mutable_data() + norms_offset);
+  auto* words = reinterpret_cast<uint32_t*>(record.mutable_data() + codes_offset);
   py::gil_scoped_release unlocked;
-  const auto scratch = scratch_for(quantiser);
-  kernels.encode(from, elements, quantiser, table, {key_first, key_second}, first_element, scratch.get(),
-                 reinterpret_cast<float*>(to + norms_offset), reinterpret_cast<uint32_t*>(to + codes_offset));
+  // A thread takes whole buckets and whole tiles, so that none writes a word or norm of another's.
+  parallel_ranges(threads, elements, std::lcm(bucket_size, int64_t{kTile}), [&](int64_t begin, int64_t end, int) {
+    const auto scratch = scratch_for(quantiser);
+    kernels.encode(from + begin, end - begin, quantiser, table, {key_first, key_second},
+                   first_element + static_cast<uint32_t>(begin), scratch.get(), norms + begin / bucket_size,
+                   words + begin / kTile * bits * kLanes);
+  });
 }
 
 void decode_sum(const std::string& isa, const std::vector<ByteArray>& records, FloatArray out, int64_t norms_offset,
                 int64_t codes_offset, int bits, int64_t bucket_size, const FloatArray& levels,
-                const FloatArray& inverse_gaps, float scale) {
+                const FloatArray& inverse_gaps, float scale, int threads) {
   const Quantiser quantiser = checked_quantiser(bits, bucket_size, false, 0);
   const Table table = checked_table(levels, inverse_gaps, bits);
   const Kernels& kernels = kernels_named(isa);
@@ -112,8 +113,10 @@ void decode_sum(const std::string& isa, const std::vector<ByteArray>& records, F
   }
   float* to = out.mutable_data();
   py::gil_scoped_release unlocked;
-  kernels.decode_sum(starts.data(), static_cast<int>(starts.size()), elements, quantiser, table, norms_offset,
-                     codes_offset, scale, to);
+  parallel_ranges(threads, elements, kTile, [&](int64_t begin, int64_t end, int) {
+    kernels.decode_sum(starts.data(), static_cast<int>(starts.size()), begin, end, quantiser, table,
+                       {norms_offset, codes_offset}, scale, to);
+  });
 }
 
 // Return (mass, first_moment, moments[buckets, 4]).
@@ -154,11 +157,12 @@ PYBIND11_MODULE(_native, module) {
              py::kw_only(), py::arg("norms_offset"), py::arg("codes_offset"), py::arg("bits"), py::arg("bucket_size"),
              py::arg("maximum_norm"), py::arg("clip"), py::arg("levels").noconvert(),
              py::arg("inverse_gaps").noconvert(), py::arg("key_first"), py::arg("key_second"),
-             py::arg("first_element"), "Write the norms and packed codes of values into record.");
+             py::arg("first_element"), py::arg("threads") = 1, "Write the norms and packed codes of values into record.");
   module.def("decode_sum", &alq::decode_sum, py::arg("isa"), py::arg("records").noconvert(),
              py::arg("out").noconvert(), py::kw_only(), py::arg("norms_offset"), py::arg("codes_offset"),
              py::arg("bits"), py::arg("bucket_size"), py::arg("levels").noconvert(),
-             py::arg("inverse_gaps").noconvert(), py::arg("scale"), "Write scale * sum of the decoded records into out.");
+             py::arg("inverse_gaps").noconvert(), py::arg("scale"),
+             py::arg("threads") = 1, "Write scale * sum of the decoded records into out.");
   module.def("statistics", &alq::statistics, py::arg("isa"), py::arg("values").noconvert(), py::kw_only(),
              py::arg("bucket_size"), py::arg("maximum_norm"), py::arg("clip"), py::arg("weight_exponent"),
              py::arg("octaves"), py::arg("bins_per_octave_log2"),

@@ -1,9 +1,9 @@
 // The arithmetic of one coordinate, written once for every compiler.
 //
 // The C++ extension and the CUDA kernels include this file; the NumPy codec (codec/reference.py) is its specification.
-// Compiled without FMA contraction, all three give the same bytes: only float32 compare, subtract, multiply and
-// divide and integer operations are used, each of which IEEE 754 or C defines to the bit. The functions are templates so
-// that the CPU instantiates them with vectors of coordinates and the GPU with single ones.
+// Compiled without FMA contraction, all three give the same bytes: only float32 compare, subtract, multiply, divide and
+// explicit fused multiply-adds, and integer operations are used, each of which IEEE 754 or C defines to the bit. The
+// functions are templates so that the CPU instantiates them with vectors of coordinates and the GPU with single ones.
 #pragma once
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
@@ -37,6 +37,7 @@ constexpr int kSumLanes = 1024;
 
 // A norm below the smallest normal float32 is sent as zero: devices may flush such numbers, and reciprocals overflow.
 constexpr float kSmallestNorm = 1.17549435e-38f;
+constexpr float kLargestNorm = 3.40282347e+38f;
 
 // Two words of key, derived on the host from (seed, step, rank, fusion group, shot).
 struct StreamKey {
@@ -44,38 +45,60 @@ struct StreamKey {
   uint32_t second;
 };
 
-// Return 32 random bits for element `index`: a Weyl sequence through a two-round integer hash, keyed before each round
-// so that no stream is a shifted copy of another. Hashing the bare index would be measurably uneven: neighbouring
-// indices differ in few bits (tests/unit/test_keys.py rejects it).
+// Element `index` draws from the number index * kWeylStep + key.first. Hashing the bare index would be measurably
+// uneven, because neighbouring indices differ in few bits (tests/unit/test_keys.py rejects it).
 constexpr uint32_t kWeylStep = 0x9e3779b9u;
 
 template <typename Unsigned>
-ALQ_INLINE Unsigned random_bits(StreamKey key, Unsigned index) {
-  Unsigned x = index * kWeylStep + key.first;
-  x ^= x >> 16;
-  x *= 0x7feb352du;
-  x ^= x >> 15;
-  x += key.second;
-  x *= 0x846ca68bu;
-  x ^= x >> 16;
-  return x;
+ALQ_INLINE Unsigned weyl_number(StreamKey key, Unsigned index) {
+  return index * kWeylStep + key.first;
 }
 
-// A uniform number in [0, 1) is the upper 24 random bits times this.
-constexpr float kUniformStep = 1.0f / 16777216.0f;
+// Return 32 random bits: a two-round integer hash, keyed again before the second round so that no stream is a shifted
+// copy of another.
+template <typename Unsigned>
+ALQ_INLINE Unsigned random_bits(StreamKey key, Unsigned weyl) {
+  weyl ^= weyl >> 16;
+  weyl *= 0x7feb352du;
+  weyl ^= weyl >> 15;
+  weyl += key.second;
+  weyl *= 0x846ca68bu;
+  weyl ^= weyl >> 16;
+  return weyl;
+}
 
-// Return `value` within [low, high]; NaN stays NaN.
+// Return value / norm, correctly rounded, without dividing: the product with the rounded reciprocal, corrected once by
+// its exact remainder. `fused(a, b, c)` must be a * b + c rounded once. Allowed only where the remainder can not
+// underflow, see can_use_reciprocal; tests/native/check_divide.cpp tries every divisor on its hardest dividends.
+template <typename Float, typename Fused>
+ALQ_INLINE Float divide(Float value, Float norm, Float reciprocal, Fused fused) {
+  const Float quotient = value * reciprocal;
+  return fused(fused(-quotient, norm, value), reciprocal, quotient);
+}
+
+// Whether `divide` may replace the division by `norm` under a table whose nonzero levels have magnitudes of at least
+// `smallest_level`. The quotient is exact down to 2^-64 then; a smaller one keeps its sign and lies so close to zero
+// that neither its bin nor its rounding can depend on its last bits.
+ALQ_INLINE bool can_use_reciprocal(float norm, float smallest_level) {
+  constexpr float low = 3.6379788e-12f, high = 1.2676506e30f;  // 2^-38, 2^100
+  return norm >= low && norm <= high && smallest_level >= low;
+}
+
+// Stochastic rounding inside the bin [lower, next level): up when a uniform number falls below (r - lower) / gap. Both
+// sides are multiplied by 2^24, which is exact: `scaled_inverse_gap` is 2^24 / gap, `draw` the upper 24 random bits as
+// a float. A coordinate that equals a level is never moved, and one beyond the ends of the table is sent as the end:
+// below, the difference is negative; above, the inverse gap of the last level is zero.
+template <typename Float>
+ALQ_INLINE auto rounds_up(Float normalised, Float lower, Float scaled_inverse_gap, Float draw) {
+  return (normalised - lower) * scaled_inverse_gap > draw;
+}
+constexpr float kDraws = 16777216.0f;
+
+// Clamp for clipping: `value` within [low, high]; NaN stays NaN.
 template <typename Float>
 ALQ_INLINE Float clamp(Float value, Float low, Float high) {
   value = value < low ? low : value;
   return value > high ? high : value;
-}
-
-// Stochastic rounding inside the bin [lower, next level): up when a uniform number falls below (r - lower) / gap.
-// A coordinate that equals a level is never moved.
-template <typename Float>
-ALQ_INLINE auto rounds_up(Float normalised, Float lower, Float inverse_gap, Float uniform) {
-  return (normalised - lower) * inverse_gap > uniform;
 }
 
 // What one coordinate of a decoded bucket adds to the sum.

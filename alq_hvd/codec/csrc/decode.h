@@ -1,0 +1,93 @@
+// Packed codes to scaled sums. Included by kernels_impl.h; no include guard on purpose.
+
+// Add norm * level of `rows` packed rows to `sums`; `scales` is one norm an element, or one a row.
+template <int B, bool scale_per_row>
+ALQ_INLINE void accumulate_rows(const uint8_t* packed, int rows, const float* levels, const float* scales, float* sums) {
+  for (int lane = 0; lane < kLanes; lane += W) {
+    const uint8_t* in = packed + 4 * lane;
+    Words word = load<Words>(in);
+    int shift = 0;
+    for (int row = 0; row < rows; ++row) {
+      Words code = word >> shift;
+      shift += B;
+      if (shift > 32 || (shift == 32 && row + 1 < rows)) {
+        in += 4 * kLanes;
+        word = load<Words>(in);
+        shift -= 32;
+        if (shift) code |= word << (B - shift);
+      }
+      const Floats level = lookup<1 << B>(levels, (Ints)(code & ((1u << B) - 1u)));
+      float* sum = sums + row * kLanes + lane;
+      const Floats norm = scale_per_row ? Floats{} + scales[row] : load<Floats>(scales + row * kLanes + lane);
+      store(sum, load<Floats>(sum) + dequantise(norm, level));
+    }
+  }
+}
+
+// Write the norm of each of `count` groups of `group` elements from element `start` on, which buckets do not split.
+inline void spread_norms(const uint8_t* norms, int64_t start, int64_t bucket_size, int64_t group, int64_t count,
+                         float* scales) {
+  int64_t bucket = start / bucket_size, left = bucket_size - start % bucket_size;
+  for (int64_t i = 0; i < count;) {
+    const int64_t run = left / group < count - i ? left / group : count - i;
+    float norm;
+    __builtin_memcpy(&norm, norms + 4 * bucket, 4);
+    for (int64_t k = 0; k < run; ++k) scales[i + k] = norm;
+    i += run;
+    ++bucket;
+    left = bucket_size;
+  }
+}
+
+// Write scale * sums. Results larger than a cache are written past it: fetching the lines that are about to be overwritten
+// would cost as much as writing them.
+ALQ_INLINE void write_scaled(const float* sums, int64_t size, float scale, bool past_cache, float* out) {
+  int64_t i = 0;
+#if defined(__x86_64__)
+  if (past_cache) {
+    for (; i < size && reinterpret_cast<uintptr_t>(out + i) % sizeof(Floats); ++i) out[i] = scale * sums[i];
+    for (; i + W <= size; i += W) stream(out + i, scale * load<Floats>(sums + i));
+  }
+#endif
+  for (; i < size; ++i) out[i] = scale * sums[i];
+}
+
+constexpr int64_t kCachedElements = 1 << 20;
+
+template <int B>
+void decode_bits(const uint8_t* const* records, int count, int64_t begin, int64_t end, const Quantiser& quantiser,
+                 const Table& table, RecordOffsets offsets, float scale, float* out) {
+  const bool per_row = quantiser.bucket_size % kLanes == 0;
+  alignas(64) float sums[kTile], scales[kTile], levels[256];
+  // Codes beyond the table decode to its last level, so that damaged bytes still give finite numbers.
+  for (int i = 0; i < 256; ++i) levels[i] = table.levels[i < table.count ? i : table.count - 1];
+  const bool past_cache = end - begin > kCachedElements;
+  for (int64_t start = begin; start < end; start += kTile) {
+    const int64_t size = end - start < kTile ? end - start : kTile;
+    const int rows = static_cast<int>((size + kLanes - 1) / kLanes);
+    for (int i = 0; i < kTile; ++i) sums[i] = 0;
+    for (int r = 0; r < count; ++r) {
+      const uint8_t* norms = records[r] + offsets.norms;
+      const uint8_t* words = records[r] + offsets.codes + start / kTile * (4 * B * kLanes);
+      if (per_row) {
+        spread_norms(norms, start, quantiser.bucket_size, kLanes, rows, scales);
+        if (rows == kRows)
+          accumulate_rows<B, true>(words, kRows, levels, scales, sums);
+        else
+          accumulate_rows<B, true>(words, rows, levels, scales, sums);
+      } else {
+        spread_norms(norms, start, quantiser.bucket_size, 1, size, scales);
+        for (int64_t i = size; i < rows * kLanes; ++i) scales[i] = 0;
+        accumulate_rows<B, false>(words, rows, levels, scales, sums);
+      }
+    }
+    write_scaled(sums, size, scale, past_cache, out + start);
+  }
+}
+
+inline void decode_any(const uint8_t* const* records, int count, int64_t begin, int64_t end, const Quantiser& quantiser,
+                       const Table& table, RecordOffsets offsets, float scale, float* out) {
+  constexpr decltype(&decode_bits<1>) by_bits[] = {decode_bits<1>, decode_bits<2>, decode_bits<3>, decode_bits<4>,
+                                                   decode_bits<5>, decode_bits<6>, decode_bits<7>, decode_bits<8>};
+  by_bits[quantiser.bits - 1](records, count, begin, end, quantiser, table, offsets, scale, out);
+}

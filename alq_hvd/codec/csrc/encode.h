@@ -1,0 +1,130 @@
+// Values to norms and packed codes. Included by kernels_impl.h; no include guard on purpose.
+
+// One bucket's way from values to codes; `ahead` elements further on is what will be read next from memory.
+struct Run {
+  float norm;
+  bool silent;          // norm zero or NaN: any code decodes right, so zeros are sent
+  bool use_reciprocal;
+  int64_t ahead;
+};
+
+// Write the codes of N vectors of coordinates.
+template <int B, int N, bool use_reciprocal>
+ALQ_INLINE void quantise(const float* values, const Run& run, const Table& table, StreamKey key, Words weyl,
+                         uint32_t* codes) {
+  const Floats norms = Floats{} + run.norm;
+  Floats normalised[N];
+  Bins bins[N];
+  for (int k = 0; k < N; ++k) {
+    const Floats v = load<Floats>(values + k * W);
+    __builtin_prefetch(values + k * W + run.ahead, 0, 2);
+#if ALQ_WIDTH >= 8
+    normalised[k] = use_reciprocal ? divide(v, norms, Floats{} + 1.0f / run.norm, fused) : v / norms;
+#else
+    normalised[k] = v / norms;
+#endif
+  }
+  find_bins<B, N>(normalised, table, bins);
+  for (int k = 0; k < N; ++k, weyl += W * kWeylStep) {
+    const Words draw = random_bits(key, weyl) >> 8;
+    const Ints up = rounds_up(normalised[k], bins[k].lower, lookup<1 << B>(table.scaled_inverse_gaps, bins[k].index),
+                              __builtin_convertvector((Ints)draw, Floats));
+    store(codes + k * W, plus_one_if(up, bins[k].index));
+  }
+}
+
+// Write the codes of `count` coordinates of one bucket, the first of which draws from `first_weyl`.
+template <int B, bool use_reciprocal>
+ALQ_INLINE void quantise_run(const float* values, int64_t count, const Run& run, const Table& table, StreamKey key,
+                             uint32_t first_weyl, uint32_t* codes) {
+  constexpr int N = W == 4 && B <= 4 ? 1 : 8;  // counting does not wait
+  Words weyl = iota() * kWeylStep + first_weyl;
+  int64_t i = 0;
+  for (; i + N * W <= count; i += N * W, weyl += N * W * kWeylStep)
+    quantise<B, N, use_reciprocal>(values + i, run, table, key, weyl, codes + i);
+  for (; i + W <= count; i += W, weyl += W * kWeylStep)
+    quantise<B, 1, use_reciprocal>(values + i, run, table, key, weyl, codes + i);
+  if (i < count) {
+    float last[W] = {};
+    uint32_t last_codes[W];
+    for (int64_t k = i; k < count; ++k) last[k - i] = values[k];
+    quantise<B, 1, use_reciprocal>(last, run, table, key, weyl, last_codes);
+    for (int64_t k = i; k < count; ++k) codes[k] = last_codes[k - i];
+  }
+}
+
+// Pack `rows` rows of 32 codes into whole words; unused bits are zero.
+template <int B>
+ALQ_INLINE void pack_rows(const uint32_t* codes, int rows, uint32_t* words) {
+  for (int lane = 0; lane < kLanes; lane += W) {
+    Words word = {};
+    uint32_t* out = words + lane;
+    int shift = 0;
+    for (int row = 0; row < rows; ++row) {
+      const Words code = load<Words>(codes + row * kLanes + lane);
+      word |= code << shift;
+      shift += B;
+      if (shift >= 32) {
+        store(out, word);
+        out += kLanes;
+        shift -= 32;
+        word = shift ? code >> (B - shift) : Words{};
+      }
+    }
+    if (shift) store(out, word);
+  }
+}
+
+// The norm needs the whole bucket before its first code, so the next bucket is fetched while this one is quantised, unless
+// it is too large for half a usual second-level cache. Return how far ahead to fetch; 0 fetches nothing new.
+inline int64_t fetch_distance(const Quantiser& quantiser, int64_t left) {
+  constexpr int64_t most = 1 << 16;
+  if (quantiser.clip > 0 || quantiser.bucket_size > most) return 0;
+  const int64_t distance = quantiser.bucket_size > kTile ? quantiser.bucket_size : kTile;
+  return distance < left ? distance : 0;
+}
+
+template <int B>
+void encode_bits(const float* values, int64_t elements, const Quantiser& quantiser, const Table& table, StreamKey key,
+                 uint32_t first_element, float* scratch, float* norms, uint32_t* words) {
+  alignas(64) uint32_t codes[kTile];
+  int filled = 0;  // codes of the open tile
+  for (int64_t start = 0; start < elements; start += quantiser.bucket_size) {
+    const int64_t size = elements - start < quantiser.bucket_size ? elements - start : quantiser.bucket_size;
+    const float* bucket = prepared(values + start, size, quantiser, scratch);
+    const float norm = bucket_norm(bucket, size, quantiser.maximum_norm);
+    *norms++ = norm;
+    Run run = {norm, !(norm > 0), can_use_reciprocal(norm, table.smallest_level), 0};
+    for (int64_t done = 0; done < size;) {
+      const int64_t room = kTile - filled, rest = size - done, count = rest < room ? rest : room;
+      uint32_t* out = codes + filled;
+      const uint32_t weyl = weyl_number(key, first_element + static_cast<uint32_t>(start + done));
+      run.ahead = fetch_distance(quantiser, elements - start - done - count);
+      if (run.silent)
+        for (int64_t i = 0; i < count; ++i) out[i] = 0;
+      else if (run.use_reciprocal)
+        quantise_run<B, true>(bucket + done, count, run, table, key, weyl, out);
+      else
+        quantise_run<B, false>(bucket + done, count, run, table, key, weyl, out);
+      done += count;
+      filled += static_cast<int>(count);
+      if (filled == kTile) {
+        pack_rows<B>(codes, kRows, words);
+        words += B * kLanes;
+        filled = 0;
+      }
+    }
+  }
+  if (filled) {
+    const int rows = (filled + kLanes - 1) / kLanes;
+    for (int i = filled; i < rows * kLanes; ++i) codes[i] = 0;
+    pack_rows<B>(codes, rows, words);
+  }
+}
+
+inline void encode_any(const float* values, int64_t elements, const Quantiser& quantiser, const Table& table,
+                       StreamKey key, uint32_t first_element, float* scratch, float* norms, uint32_t* words) {
+  constexpr decltype(&encode_bits<1>) by_bits[] = {encode_bits<1>, encode_bits<2>, encode_bits<3>, encode_bits<4>,
+                                                   encode_bits<5>, encode_bits<6>, encode_bits<7>, encode_bits<8>};
+  by_bits[quantiser.bits - 1](values, elements, quantiser, table, key, first_element, scratch, norms, words);
+}

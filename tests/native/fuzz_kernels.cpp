@@ -1,0 +1,112 @@
+// Run every kernel on heap buffers of exactly the promised size, under AddressSanitizer and UndefinedBehaviourSanitizer:
+// random lengths, buckets, tables and gradients (NaN, infinities and subnormals among them), and records of random
+// bytes. Prints the number of cases. Usage: fuzz_kernels CASES SEED
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "kernels.h"
+#include "parallel.h"
+#include "table.h"
+
+namespace {
+
+std::mt19937_64 generator;
+
+int64_t below(int64_t limit) { return static_cast<int64_t>(generator() % static_cast<uint64_t>(limit)); }
+
+float any_float() {
+  const uint32_t bits = static_cast<uint32_t>(generator());
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+alq::Table random_table(int bits) {
+  std::vector<float> levels = {-1.0f, 1.0f}, inverse_gaps;
+  const int64_t count = 2 + below((1 << bits) - 1);
+  while (static_cast<int64_t>(levels.size()) < count) {
+    const float level = static_cast<float>(below(2000000) - 1000000) / 1000000.0f;
+    if (std::find(levels.begin(), levels.end(), level) == levels.end()) levels.push_back(level);
+  }
+  std::sort(levels.begin(), levels.end());
+  for (size_t i = 0; i + 1 < levels.size(); ++i) inverse_gaps.push_back(1.0f / (levels[i + 1] - levels[i]));
+  inverse_gaps.push_back(0.0f);
+  return alq::make_table(levels.data(), inverse_gaps.data(), static_cast<int>(levels.size()), bits);
+}
+
+void fail(const char* what) {
+  std::printf("FAILED: %s\n", what);
+  std::exit(1);
+}
+
+void one_case(const alq::Kernels& kernels) {
+  const int bits = 1 + static_cast<int>(below(8));
+  const int64_t elements = below(2) ? below(200) : below(6000);
+  const int64_t bucket_size = below(2) ? 32 * (1 + below(100)) : 1 + below(3000);
+  const alq::Quantiser quantiser = {bits, bucket_size, below(2) == 0, below(3) ? 0.0 : 2.5};
+  const alq::Table table = random_table(bits);
+  const int64_t buckets = (elements + bucket_size - 1) / bucket_size;
+  const int64_t tail_rows = (elements % alq::kTile + alq::kLanes - 1) / alq::kLanes;
+  const int64_t words = (elements / alq::kTile * bits + (tail_rows * bits + 31) / 32) * alq::kLanes;
+  const std::unique_ptr<float[]> values(new float[elements]), norms(new float[buckets]), out(new float[elements]);
+  const std::unique_ptr<float[]> scratch(quantiser.clip > 0 ? new float[bucket_size] : nullptr);
+  const std::unique_ptr<uint32_t[]> packed(new uint32_t[words]());
+  const bool wild = below(4) == 0;
+  for (int64_t i = 0; i < elements; ++i)
+    values[i] = wild ? any_float() : static_cast<float>(below(2001) - 1000) * 1e-5f;
+  kernels.encode(values.get(), elements, quantiser, table, {1, 2}, static_cast<uint32_t>(generator()), scratch.get(),
+                 norms.get(), packed.get());
+
+  const int64_t record_bytes = 4 * (buckets + words);
+  std::vector<std::unique_ptr<uint8_t[]>> records;
+  std::vector<const uint8_t*> starts;
+  const int64_t count = below(4);
+  for (int64_t r = 0; r < count; ++r) {
+    records.emplace_back(new uint8_t[record_bytes]);
+    starts.push_back(records.back().get());
+    uint8_t* bytes = records.back().get();
+    if (r == 0) {
+      std::memcpy(bytes, norms.get(), 4 * buckets);
+      std::memcpy(bytes + 4 * buckets, packed.get(), 4 * words);
+    } else {
+      for (int64_t i = 0; i < record_bytes; ++i) bytes[i] = static_cast<uint8_t>(generator());
+      for (int64_t i = 0; i < buckets; ++i) {  // any finite norm
+        const float norm = 1.0f + static_cast<float>(below(1000));
+        std::memcpy(bytes + 4 * i, &norm, 4);
+      }
+    }
+  }
+  kernels.decode_sum(starts.data(), static_cast<int>(count), 0, elements, quantiser, table, {0, 4 * buckets}, 0.5f,
+                     out.get());
+  for (int64_t i = 0; i < elements; ++i)
+    if (!wild && !std::isfinite(out[i])) fail("a finite gradient and finite norms decoded to NaN or infinity");
+
+  constexpr int octaves = 16, log2 = 5, bins = 2 * ((octaves << log2) + 1);
+  const std::unique_ptr<double[]> mass(new double[bins]()), first(new double[bins]());
+  const std::unique_ptr<alq::BucketMoments[]> moments(new alq::BucketMoments[buckets]);
+  kernels.statistics(values.get(), elements, quantiser, {octaves, log2, 2, mass.get(), first.get()}, scratch.get(),
+                     moments.get());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int cases = argc > 1 ? std::atoi(argv[1]) : 1000;
+  generator.seed(argc > 2 ? std::atoi(argv[2]) : 1);
+  std::vector<const alq::Kernels*> supported = {&alq::baseline_kernels()};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) supported.push_back(&alq::avx2_kernels());
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    supported.push_back(&alq::avx512_kernels());
+#endif
+  for (int i = 0; i < cases; ++i) one_case(*supported[i % supported.size()]);
+  std::printf("%d cases\n", cases);
+}
