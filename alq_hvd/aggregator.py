@@ -30,17 +30,19 @@ class Aggregator:
     Args:
         options: shared by all ranks.
         codec: turns groups into records.
+        sampled: levels are fitted to what ``sample`` is given, not to the gradients of the scheduled step.
 
     Attributes:
         shots: the quantised hops with their levels, the gradients' own first. The exchange may use fewer of them.
         exchange: name of the exchange in use; ``""`` before ``connect``.
     """
 
-    def __init__(self, options: Options, codec: Codec) -> None:
+    def __init__(self, options: Options, codec: Codec, *, sampled: bool = False) -> None:
         self._options = options
         self._method = options.resolve()
         self._schedule = options.parsed_schedule()
         self._codec = codec
+        self._sampled = sampled
         self._communicator: Communicator | None = None
         self._control: Communicator | None = None
         self._in_flight: dict[int, InFlight] = {}
@@ -121,6 +123,11 @@ class Aggregator:
                 self._in_flight[group].reach(arrived)
                 self.advance()
 
+    def sample(self, values: FloatArray) -> None:
+        """Let a group of a sampled gradient, float32[elements], count for the next levels: before ``end_step``."""
+        with self.ledger.timed("adapt"):
+            self.shots[0].gather(self._codec, values)
+
     def end_step(self) -> None:
         """Close the step; at a scheduled one fit the levels of the next, together with all ranks."""
         if self._gathered:
@@ -135,7 +142,7 @@ class Aggregator:
         self.step += 1
 
     def _observe(self, shot: int, values: FloatArray, key: StreamKey) -> None:
-        if self.gathers_statistics:
+        if self.gathers_statistics and not (self._sampled and shot == 0):
             with self.ledger.timed("adapt"):
                 self.shots[shot].gather(self._codec, values)
         if self.gathers_statistics or self.step % self._options.measure_every == 0:

@@ -9,7 +9,7 @@ It knows the order in which Horovod calls, and nothing of arithmetic:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.horovod import HorovodCommunicator
 from alq_hvd.connection import join
-from alq_hvd.errors import CallOrderError, UnsupportedReduction
-from alq_hvd.fusion import FusionBuffers, is_dense_float, require_convertible
+from alq_hvd.errors import CallOrderError, ConfigurationError, UnsupportedReduction
+from alq_hvd.fusion import FusionBuffers, is_dense_float, require_convertible, sampled_groups
 from alq_hvd.handshake import agree_on_configuration, fingerprint
 from alq_hvd.ledger import ring_bytes
 from alq_hvd.options import Options
@@ -29,6 +29,9 @@ from alq_hvd.probe import PROBE_BYTES, PROBE_LENGTH, Probe
 from alq_hvd.version import __version__
 
 _Compressor = backends.require("horovod.torch.compression").Compressor
+
+Sampler = Callable[[], Iterable[Mapping[str, Any]]]
+"""Return gradients of extra minibatches, each by the names of ``named_parameters``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,9 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             overlap with the backward pass.
         process_set: the ``hvd.ProcessSet`` given to the optimizer; ``None`` for all ranks.
         communicator: replaces Horovod as the carrier of payloads and levels (simulated worlds, tests).
+        sample_gradients: fit levels to the gradients this returns, minibatch by minibatch, instead of to those of the
+            scheduled step; the paper draws ten minibatches for it. Called on every rank at the end of a scheduled
+            step; use ``torch.autograd.grad``, which leaves ``parameter.grad`` and Horovod's hooks alone.
     """
 
     def __init__(
@@ -72,8 +78,12 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         named_parameters: Iterable[tuple[str, Any]] | None = None,
         process_set: Any = None,
         communicator: Communicator | None = None,
+        sample_gradients: Sampler | None = None,
     ) -> None:
+        if sample_gradients is not None and named_parameters is None:
+            raise ConfigurationError("sample_gradients: expected named_parameters beside it, which name the gradients")
         self.options = options
+        self._sample_gradients = sample_gradients
         self._exact = options.resolve().exact
         self._keys: Keys
         if named_parameters is None:
@@ -82,7 +92,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             self._keys = IdentityKeys(list(named_parameters), options.min_elements, options.fusion_elements)
         self._process_set = process_set
         self._communicator = communicator
-        self._aggregator = Aggregator(options, choose_codec(options.codec))
+        self._aggregator = Aggregator(options, choose_codec(options.codec), sampled=sample_gradients is not None)
         self._configuration = fingerprint({**options.shared(), "alq_hvd": __version__})
         self._torch = backends.torch()
         self._ledger = self._aggregator.ledger
@@ -296,6 +306,9 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._delivering = False
         self._results = {}
         if self._buffers is not None:
+            if self._sample_gradients is not None and self._aggregator.gathers_statistics:
+                for group in sampled_groups(self._buffers, self._sample_gradients()):
+                    self._aggregator.sample(group)
             self._buffers.clear()
         self._keys.end_step()
         if self._sparse:

@@ -12,6 +12,8 @@ from alq_hvd.levels import MAXIMUM_BITS, Levels
 Norm = Literal["l2", "linf"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 MAXIMUM_BUCKET_SIZE = 2**24
+DEFAULT_BUCKET_SIZE = 1024
+"""Norms cost 1 % of a 3-bit code; ALQ has a third of the variance it has at 8192 (docs/decisions/0008)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class QuantiserConfig:
     """
 
     bits: int
-    bucket_size: int = 8192
+    bucket_size: int = DEFAULT_BUCKET_SIZE
     norm: Norm = "l2"
     clip: float | None = None
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from alq_hvd.adaptation.schedule import Schedule
 from alq_hvd.communicator.base import DEFAULT_TIMEOUT, Communicator
-from alq_hvd.compression import QuantisedCompressor
-from alq_hvd.config import Norm
+from alq_hvd.compression import QuantisedCompressor, Sampler
+from alq_hvd.config import DEFAULT_BUCKET_SIZE, Norm
 from alq_hvd.options import Options
 
 
@@ -23,7 +23,7 @@ class Constructor:
     def __call__(
         self,
         bits: int | Sequence[int] | None = None,
-        bucket_size: int = 8192,
+        bucket_size: int = DEFAULT_BUCKET_SIZE,
         *,
         named_parameters: Iterable[tuple[str, Any]] | None = None,
         process_set: Any = None,
@@ -42,6 +42,7 @@ class Constructor:
         timeout: float = DEFAULT_TIMEOUT,
         name: str = "alq_hvd",
         communicator: Communicator | None = None,
+        sample_gradients: Sampler | None = None,
     ) -> QuantisedCompressor:
         """Return a compressor to pass as ``hvd.DistributedOptimizer(compression=...)``.
 
@@ -50,6 +51,7 @@ class Constructor:
             named_parameters: ``model.named_parameters()``; see ``QuantisedCompressor``.
             process_set: the one given to the optimizer.
             communicator: replaces Horovod, for simulated worlds.
+            sample_gradients: fit levels to extra minibatches, as the paper does; see ``QuantisedCompressor``.
 
         Raises:
             ConfigurationError: for an option out of range.
@@ -73,7 +75,7 @@ class Constructor:
             timeout=timeout,
             name=name,
         )
-        return QuantisedCompressor(options, named_parameters, process_set, communicator)
+        return QuantisedCompressor(options, named_parameters, process_set, communicator, sample_gradients)
 
 
 class Compression:

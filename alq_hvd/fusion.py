@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from alq_hvd import backends
 from alq_hvd.codec.base import FloatArray
-from alq_hvd.errors import CallOrderError, UnsupportedTensor
+from alq_hvd.errors import CallOrderError, ConfigurationError, UnsupportedTensor
 from alq_hvd.plan import FusionPlan, Slot
 
 
@@ -53,6 +54,28 @@ class FusionBuffers:
         """Empty every place for the next step."""
         for filled in self._filled:
             filled.clear()
+
+
+def sampled_groups(buffers: FusionBuffers, samples: Iterable[Mapping[str, Any]]) -> Iterator[FloatArray]:
+    """Lay the gradients of extra minibatches out in fusion groups, as those of a step are, and yield each group.
+
+    Args:
+        buffers: are overwritten; the step's own gradients must be on their way.
+        samples: gradients by name, one mapping a minibatch.
+
+    Raises:
+        ConfigurationError: a sample lacks a gradient.
+    """
+    for gradients in samples:
+        buffers.clear()
+        for slot in buffers.plan.slots:
+            if slot.name not in gradients:
+                raise ConfigurationError(
+                    f"sample_gradients: expected a gradient of {slot.name} in every sample, got {len(gradients)} others"
+                )
+            group = buffers.fill(slot, gradients[slot.name])
+            if group is not None:
+                yield group
 
 
 def is_dense_float(tensor: Any) -> bool:

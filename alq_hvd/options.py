@@ -8,7 +8,7 @@ from typing import Any
 
 from alq_hvd.adaptation.schedule import Schedule
 from alq_hvd.communicator.base import DEFAULT_TIMEOUT
-from alq_hvd.config import MAXIMUM_BUCKET_SIZE, Norm, QuantiserConfig, require_int
+from alq_hvd.config import DEFAULT_BUCKET_SIZE, MAXIMUM_BUCKET_SIZE, Norm, QuantiserConfig, require_int
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.exchange import choice
 from alq_hvd.methods import Method, method
@@ -47,7 +47,7 @@ class Options:
 
     method: str
     bits: int | tuple[int, ...]
-    bucket_size: int = 8192
+    bucket_size: int = DEFAULT_BUCKET_SIZE
     norm: Norm | None = None
     clip: float | None = None
     weight_exponent: int | None = None

@@ -75,7 +75,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--test-images", type=positive, help="test images (default: all)")
     parser.add_argument("--epochs", type=positive, default=6, help="passes over them")
     parser.add_argument("--batch-size", type=positive, default=128, help="images a step, of all ranks together")
-    parser.add_argument("--bucket-size", type=positive, default=8192, help="coordinates that share one norm")
+    parser.add_argument("--bucket-size", type=positive, default=1024, help="coordinates that share one norm")
     parser.add_argument(
         "--adapt-at",
         type=natural,

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from alq_hvd import methods
 from alq_hvd.cli.gradient_file import read_gradient
 from alq_hvd.cli.measurement import Measured, fit, measure
-from alq_hvd.config import NORMS, QuantiserConfig
+from alq_hvd.config import DEFAULT_BUCKET_SIZE, NORMS, QuantiserConfig
 from alq_hvd.policies import LevelUpdate
 
 CHOICES = tuple(name for name in methods.NAMES if name != "none")
@@ -61,7 +61,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("gradient", type=Path, metavar="GRADIENT.npy", help="as written by numpy.save")
     parser.add_argument("--method", choices=CHOICES, default="optimal", help="default: %(default)s")
     parser.add_argument("--bits", type=int, help=f"width of a code, 1 to 8 (default {DEFAULT_BITS}; terngrad 2)")
-    parser.add_argument("--bucket-size", type=int, default=8192, help="coordinates that share a norm (default 8192)")
+    parser.add_argument(
+        "--bucket-size",
+        type=int,
+        default=DEFAULT_BUCKET_SIZE,
+        help="coordinates that share a norm (default %(default)s)",
+    )
     parser.add_argument("--norm", choices=NORMS, help="scale of a bucket (default: the method's own)")
     parser.add_argument("--clip", type=float, help="clamp to this many standard deviations first; inf: never")
     parser.add_argument("--weight-exponent", type=int, choices=(0, 1, 2), help="a bucket weighs its norm to this power")

@@ -25,7 +25,7 @@ def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | 
     names = ", ".join(methods)
     method.add_argument("--compression", choices=methods, default="alq", metavar="NAME", help=f"{names} (default: alq)")
     method.add_argument("--bits", type=int, choices=range(1, 9), metavar="1..8", help="width of a code (default: 3)")
-    method.add_argument("--bucket-size", type=positive, default=8192, help="numbers that share a norm (default: 8192)")
+    method.add_argument("--bucket-size", type=positive, default=1024, help="numbers that share a norm (default: 1024)")
     when = method.add_mutually_exclusive_group()
     when.add_argument("--adapt-every", type=positive, metavar="STEPS", help="refit the levels every so many steps")
     when.add_argument(

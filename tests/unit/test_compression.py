@@ -331,6 +331,54 @@ def test_levels_adapt_on_schedule_and_are_the_same_everywhere() -> None:
     assert len(set(LoopbackWorld(3).run(program))) == 1
 
 
+def test_levels_can_be_fitted_to_extra_minibatches_as_the_paper_does() -> None:
+    def program(ranks: LoopbackCommunicator) -> tuple[list[float], list[float], int]:
+        def run(name: str, steps: int, samples: Any) -> dict[str, Any]:
+            parameters = model()
+            options = {"bucket_size": 512, "schedule": [1], "name": name, "sample_gradients": samples}
+            compression = compressor(ranks, parameters, **options)
+            for _ in range(steps):
+                backward(parameters, ranks.rank, step=5)
+                reduce_gradients(ranks, compression, named_gradients(parameters))
+            metrics: dict[str, Any] = compression.metrics()
+            return metrics
+
+        calls = 0
+
+        def spiky() -> Any:
+            nonlocal calls
+            for _ in range(3):
+                calls += 1
+                yield {name: torch.randn(shape).pow(5) for name, shape in SHAPES.items()}
+
+        torch.manual_seed(0)
+        own, sampled = run("own", 2, None), run("sampled", 2, spiky)
+        assert own["levels_version"] == sampled["levels_version"] == 1
+        return own["levels"], sampled["levels"], calls
+
+    for own, sampled, calls in LoopbackWorld(2).run(program):
+        assert calls == 3  # at the one scheduled step
+        assert own != sampled
+
+
+def test_samples_without_a_gradient_say_which_is_missing() -> None:
+    def program(ranks: LoopbackCommunicator) -> None:
+        parameters = model()
+        compression = compressor(
+            ranks, parameters, schedule=[0], sample_gradients=lambda: [{"conv": torch.zeros(2352)}]
+        )
+        backward(parameters, ranks.rank, 0)
+        with pytest.raises(ConfigurationError, match="expected a gradient of linear in every sample, got 1 others"):
+            reduce_gradients(ranks, compression, named_gradients(parameters))
+
+    LoopbackWorld(2).run(program)
+
+
+def test_samples_need_names() -> None:
+    with pytest.raises(ConfigurationError, match="expected named_parameters beside it"):
+        alq_hvd.Compression.alq(sample_gradients=list)
+
+
 def test_a_method_that_does_not_adapt_gathers_nothing() -> None:
     def program(ranks: LoopbackCommunicator) -> dict[str, Any]:
         parameters = model()

@@ -116,7 +116,7 @@ def test_text_is_one_table_of_all_methods(dump: Path, capsys: Capture) -> None:
     assert cli.main(["levels", str(dump), "--bits", "3", "--draws", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{dump}: 40,000 coordinates")
-    assert any(line.startswith("optimal, 3 bits, linf norm, buckets of 8192") for line in lines)
+    assert any(line.startswith("optimal, 3 bits, linf norm, buckets of 1024") for line in lines)
     rows = [line.split() for line in lines if line.split()[:1] and line.split()[0] in CHOICES and "bits," not in line]
     assert {row[0] for row in rows} == set(CHOICES)
     variances = [float(row[3]) for row in rows]
