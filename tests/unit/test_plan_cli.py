@@ -1,0 +1,83 @@
+"""``alq-hvd plan``: a table to read, the same as JSON, and a remedy for every option that makes no sense."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alq_hvd import cli
+
+Capture = pytest.CaptureFixture[str]
+CLUSTER = ("--parameters", "25.6e6", "--ranks", "32", "--ranks-per-node", "8", "--link", "25gbit")
+
+
+def answer(capsys: Capture, *arguments: str) -> dict[str, Any]:
+    assert cli.main(["plan", *arguments, "--json"]) == 0
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+def row(document: dict[str, Any], exchange: str, bits: list[int]) -> dict[str, Any]:
+    (found,) = [row for row in document["rows"] if row["exchange"] == exchange and row["bits"] == bits]
+    return found
+
+
+def test_the_table_shows_every_exchange_and_marks_the_recommended_one(capsys: Capture) -> None:
+    assert cli.main(["plan", *CLUSTER]) == 0
+    printed = capsys.readouterr().out
+    for name in ("Horovod fp32", "Horovod fp16", "allgather", "two_shot", "hierarchical"):
+        assert name in printed
+    (marked,) = [line for line in printed.splitlines() if line.startswith("* ")]
+    assert "hierarchical" in marked
+    assert 'Recommended: bits=4, exchange="hierarchical"' in printed
+
+
+def test_figures_follow_the_formulas(capsys: Capture) -> None:
+    document = answer(capsys, "--parameters", "1e6", "--ranks", "4", "--link", "100mbit", "--bucket-size", "512")
+    assert row(document, "fp32", [])["bytes_per_rank"] == 6_000_000
+    assert row(document, "allgather", [4])["bytes_per_rank"] == 1_523_438
+    assert row(document, "two_shot", [4, 4])["bytes_per_rank"] == 761_719
+    fp32 = row(document, "fp32", [])
+    assert fp32["seconds"] == pytest.approx(0.48 + 4 * 25e-6)
+    assert fp32["mean_error"] == 0
+    assert row(document, "two_shot", [4, 8])["mean_error"] < row(document, "two_shot", [4, 4])["mean_error"]
+    assert row(document, "two_shot", [4, 8])["mean_error"] < 1.2 * row(document, "allgather", [4])["mean_error"]
+
+
+def test_thousands_of_ranks(capsys: Capture) -> None:
+    document = answer(capsys, "--parameters", "1e9", "--ranks", "8192", "--ranks-per-node", "8", "--link", "1gbit")
+    best = document["rows"][document["recommended"]]
+    assert best["exchange"] == "hierarchical"
+    assert best["cheapest_accumulator"] == "fp32"
+    assert row(document, "fp16", [])["cheapest_accumulator"] == "fp32"
+
+
+def test_a_gradient_of_the_users_own_gives_the_first_shots_variance(capsys: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "gradient.npy"
+    spiky = np.random.default_rng(0).standard_normal(40_000).astype(np.float32) ** 5
+    np.save(path, spiky)
+    options = ("--parameters", "1e6", "--ranks", "4", "--link", "1gbit", "--bits", "3")
+    normal = row(answer(capsys, *options), "allgather", [3])["mean_error"]
+    own = row(answer(capsys, *options, "--gradient", str(path)), "allgather", [3])["mean_error"]
+    assert own > 1.5 * normal
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--link", "fast"), "link: expected a rate such as 25gbit or 100mbit, got 'fast'"),
+        (("--ranks", "0"), "--ranks: expected a whole number from 1"),
+        (("--ranks-per-node", "5"), "ranks per node: expected a divisor of 32 ranks, got 5"),
+        (("--bits", "4,8,8"), "--bits: expected widths such as 4 or 4,8, got '4,8,8'"),
+        (("--bits", "9"), "bits: alq is defined at 1 to 8 bits, got 9"),
+        (("--coherence", "1.5"), "--coherence: expected a number from 0"),
+        (("--gradient", "nowhere.npy"), "nowhere.npy: no such file"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused(options: tuple[str, ...], message: str, capsys: Capture) -> None:
+    assert cli.main(["plan", *CLUSTER, *options]) == 2
+    assert message in capsys.readouterr().err

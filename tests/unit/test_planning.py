@@ -1,0 +1,226 @@
+"""Predictions: the published table of bytes, the limits of the formulas, and the accumulator's published numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from alq_hvd.errors import ConfigurationError
+from alq_hvd.planning import cost, traffic, units
+from alq_hvd.planning.accumulator import (
+    ACCEPTED_LOG_VARIANCE_LOST,
+    integer_sum_bits,
+    log_variance_lost,
+    min_mantissa,
+    plan_accumulator,
+    rounding_nmse,
+    vrr,
+)
+from alq_hvd.planning.cost import CodecSpeed, Link, World
+from alq_hvd.planning.rows import Row, Workload, recommend, rows
+from alq_hvd.planning.variance import mean_error
+
+RANKS = (4, 8, 16, 32, 64)
+ARCHITECTURE = {
+    "fp32 ring": ["6.00", "7.00", "7.50", "7.75", "7.88"],
+    "fp16 ring": ["3.00", "3.50", "3.75", "3.88", "3.94"],
+    "allgather 4": ["1.52", "3.55", "7.62", "15.7", "32.0"],
+    "allgather 3": ["1.15", "2.68", "5.74", "11.9", "24.1"],
+    "two_shot 4": ["0.76", "0.89", "0.95", "0.98", "1.00"],
+    "two_shot 3": ["0.57", "0.67", "0.72", "0.74", "0.75"],
+}
+"""Bytes a coordinate and rank, bucket 512: the table of docs/architecture.md."""
+
+
+def one_a_node(ranks: int, rate: float = 1e9, latency: float = 0.0) -> World:
+    return World(ranks, 1, Link(rate, latency), Link(rate, latency))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURE)
+def test_the_published_table_of_bytes(name: str) -> None:
+    kind, width = name.split()
+    for ranks, shown in zip(RANKS, ARCHITECTURE[name], strict=True):
+        if width == "ring":
+            computed = traffic.ring_allreduce(ranks, 4 if kind == "fp32" else 2)
+        else:
+            computed = getattr(traffic, kind)(ranks, (int(width),) * 2, 512)
+        digits = len(shown.split(".")[1])
+        # 7.875 and 3.875 are shown rounded to even or up: half a unit of the last digit either way
+        assert computed == pytest.approx(float(shown), abs=0.5001 * 10**-digits), (ranks, computed)
+
+
+def test_one_rank_sends_nothing() -> None:
+    codec = CodecSpeed(1e9, 1e9)
+    for own in (cost.allgather, cost.two_shot, cost.hierarchical):
+        assert own(one_a_node(1), 1000, (4, 4), 512, codec).bytes_per_rank == 0
+        assert own(one_a_node(1, latency=1.0), 1000, (4, 4), 512, codec).link_seconds == 0
+    assert cost.allreduce(one_a_node(1, latency=1.0), 1000, 4).seconds == 0
+
+
+@pytest.mark.parametrize("ranks", [2, 8, 64])
+def test_with_one_rank_a_node_hierarchical_is_two_shot(ranks: int) -> None:
+    codec, world = CodecSpeed(1e9, 1e9), one_a_node(ranks, latency=1e-5)
+    one, other = (own(world, 10**6, (4, 8), 512, codec) for own in (cost.hierarchical, cost.two_shot))
+    assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(other))
+
+
+def test_time_is_bytes_over_rate_plus_hops_and_work() -> None:
+    world = one_a_node(4, rate=1e8, latency=1e-3)
+    sent = cost.two_shot(world, 10**6, (4, 4), 8192, CodecSpeed(1e8, 2e8), messages=3)
+    assert sent.link_seconds == pytest.approx(8 * sent.bytes_per_rank / 1e8 + 3 * 6 * 1e-3)
+    assert sent.codec_seconds == pytest.approx(1.25 * 0.01 + 2 * 0.005)
+    assert sent.seconds == sent.link_seconds + sent.codec_seconds
+
+
+def test_ranks_that_share_a_port_share_its_rate_in_an_all_to_all() -> None:
+    """Every one of 8 ranks sends to 24 ranks elsewhere: 8 * 24/32 chunks leave the node, against 31/32 of one rank."""
+    world = World(32, 8, Link(1e9, 0), Link(1e12, 0))
+    c = traffic.code_bytes(4, 512)
+    assert cost.two_shot(world, 100, (4, 4), 512, CodecSpeed(1e9, 1e9)).bytes_per_node == pytest.approx(
+        100 * (8 * 24 / 32 * c + 31 / 32 * c)
+    )
+    assert cost.hierarchical(world, 100, (4, 4), 512, CodecSpeed(1e9, 1e9)).bytes_per_node == pytest.approx(
+        100 * 3 / 4 * 2 * c
+    )
+
+
+def test_more_ranks_never_cost_less() -> None:
+    codec = CodecSpeed(1e9, 1e9)
+    for own in (cost.allgather, cost.two_shot):
+        seconds = [own(one_a_node(n, latency=1e-5), 10**7, (4, 4), 512, codec).link_seconds for n in (2, 16, 256, 4096)]
+        assert seconds == sorted(seconds)
+
+
+def test_nodes_must_be_alike() -> None:
+    with pytest.raises(ConfigurationError, match="expected a divisor of 10 ranks, got 4"):
+        World(10, 4, Link(1e9), Link(1e9))
+
+
+@pytest.mark.parametrize("coherence", [0.0, 0.3, 1.0])
+def test_the_error_of_the_mean_is_what_independent_noise_makes_it(coherence: float) -> None:
+    """Against a simulation: gradients with a common part, and two shots of noise of a given relative size."""
+    ranks, first, second, dimension, draws = 8, 0.3, 0.05, 2000, 40
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(draws):
+        common = rng.standard_normal(dimension) * math.sqrt(coherence)
+        gradients = common + rng.standard_normal((ranks, dimension)) * math.sqrt(1 - coherence)
+        noisy = gradients + rng.standard_normal(gradients.shape) * math.sqrt(first)
+        total = noisy.sum(axis=0)
+        total = total + rng.standard_normal(dimension) * math.sqrt(second * float(total @ total) / dimension)
+        exact = gradients.sum(axis=0)
+        found.append(float(((total - exact) ** 2).sum() / (exact**2).sum()))
+    assert np.mean(found) == pytest.approx(mean_error(first, second, ranks, coherence), rel=0.03)
+
+
+def made_rows(ranks: int, rate: float) -> list[Row]:
+    variance = {(shot, bits): 4.0 ** (1 - bits) for shot in (0, 1) for bits in (3, 4, 8)}
+    workload = Workload(25_600_000, 8192, 2**22)
+    return rows(one_a_node(ranks, rate, 2.5e-5), workload, [(3, 3), (4, 8)], variance, CodecSpeed(1e9, 1e9))
+
+
+def test_the_recommendation_depends_on_link_and_tolerance() -> None:
+    slow = made_rows(32, 1e9)
+    assert recommend(slow, 0.5).exchange == "two_shot"
+    assert recommend(slow, 0.5).bits == (3, 3)
+    assert recommend(slow, 0.02).bits == (4, 8)
+    assert recommend(slow, 0.0).exchange == "fp16"
+    assert recommend(made_rows(4, 1e12), 0.5).exchange in ("fp32", "fp16")  # the codec costs more than the wire
+
+
+@pytest.mark.parametrize(
+    ("chunk", "expected"), [(None, [1, 3, 5, 6, 7, 9]), (8, [1, 1, 1, 4, 5, 7])], ids=["flat", "by 8"]
+)
+def test_fewest_mantissa_bits(chunk: int | None, expected: list[int]) -> None:
+    assert [min_mantissa(n, chunk=chunk) for n in (4, 16, 64, 256, 1024, 4096)] == expected
+
+
+def test_fewest_mantissa_bits_of_the_published_forward_lengths() -> None:
+    lengths, published = (576, 1152, 2304, 4608), [(7, 5), (8, 5), (8, 5), (9, 6)]
+    for length, (flat, chunked) in zip(lengths, published, strict=True):
+        assert abs(min_mantissa(length) - flat) <= 1
+        assert abs(min_mantissa(length, chunk=64) - chunked) <= 1
+
+
+@pytest.mark.parametrize(("accumulator", "longest"), [(7, 1150), (10, 39_150)])
+def test_the_longest_accepted_sum(accumulator: int, longest: int) -> None:
+    assert log_variance_lost(accumulator, longest) < ACCEPTED_LOG_VARIANCE_LOST
+    assert log_variance_lost(accumulator, longest + 150) > ACCEPTED_LOG_VARIANCE_LOST
+
+
+@pytest.mark.parametrize(("accumulator", "term", "count"), [(4, 5, 300), (7, 5, 700), (5, 3, 2000), (10, 5, 900)])
+def test_the_retention_ratio_against_a_scalar_loop(accumulator: int, term: int, count: int) -> None:
+    """Sum up the formulas term by term, with the tails of the normal distribution written out."""
+    m, p, top = accumulator, min(accumulator, term), 2.0**accumulator
+
+    def outside(bound: float, n: float) -> float:
+        return math.erfc(bound / math.sqrt(n) / math.sqrt(2))
+
+    def inside(bound: float, n: float) -> float:
+        return math.erf(bound / math.sqrt(n) / math.sqrt(2))
+
+    def alpha(last: int) -> float:
+        return 2.0 ** (m - 3 * p) / 3 * sum(2**j * (2**j - 1) * (2 ** (j + 1) - 1) for j in range(1, last + 1))
+
+    number = kept = inside(2.0 ** (m - p + 1), count)
+    number *= count
+    for i in range(2, count):
+        if i > alpha(p):
+            q = outside(top, i) * inside(top, i - 1)
+            number, kept = number + (i - alpha(p)) * q, kept + q
+    for r in range(2, p + 1):
+        if count > alpha(r - 1):
+            q = outside(2.0 ** (m - p + r - 1), count) * inside(2.0 ** (m - p + r), count)
+            number, kept = number + (count - alpha(r - 1)) * q, kept + q
+    assert vrr(accumulator, term, count) == pytest.approx(min(1.0, number / (kept * count)), abs=1e-9)
+
+
+def test_rounding_noise_is_that_of_adding_in_half_precision() -> None:
+    terms = np.random.default_rng(0).standard_normal((400, 1024))
+    total = np.zeros(400, dtype=np.float16)
+    for column in terms.astype(np.float16).T:
+        total += column
+    exact = terms.astype(np.float16).astype(np.float64).sum(axis=1)
+    measured = float(((total.astype(np.float64) - exact) ** 2).mean() / (exact**2).mean())
+    assert measured == pytest.approx(rounding_nmse(10, 1024), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("count", "local_size", "dtype"),
+    [(64, None, "bf16"), (65, None, "fp16"), (512, 8, "bf16"), (512, None, "fp16"), (513, None, "fp32"),
+     (1153, 8, "fp16"), (39_000, 8, "fp32")],
+)  # fmt: skip
+def test_the_accumulator_planned(count: int, local_size: int | None, dtype: str) -> None:
+    assert plan_accumulator(count, local_size=local_size).dtype == dtype
+
+
+def test_the_accumulator_rounds_well_below_the_quantiser() -> None:
+    plan = plan_accumulator(64, relative_variance=1e-3)
+    assert plan.dtype == "fp16"
+    assert "1 % of the quantiser's" in plan.reason
+    assert plan_accumulator(64, allowed=("bf16",), relative_variance=1e-3).dtype == "fp32"
+
+
+def test_integers_wide_enough_for_a_sum_of_codes() -> None:
+    assert [integer_sum_bits(32, k) for k in (1, 3, 7)] == [7, 8, 9]
+    assert (integer_sum_bits(256, 127), integer_sum_bits(4096, 127)) == (16, 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("25gbit", 25e9), ("100mbit", 1e8), ("1.5 Gbit/s", 1.5e9), ("9600bit", 9600), ("1e2gbps", None)]
+)
+def test_rates_are_read_as_tc_reads_them(text: str, rate: float | None) -> None:
+    if rate is not None:
+        assert units.bits_per_second(text) == rate
+    else:
+        with pytest.raises(ConfigurationError, match="expected a rate such as 25gbit"):
+            units.bits_per_second(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "many", "1.5", "nan", "1e400"])
+def test_what_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="--ranks: expected a whole number from 1"):
+        units.count("--ranks", text)
