@@ -73,7 +73,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--train-images", type=positive, default=12_000, help="training images")
     parser.add_argument("--test-images", type=positive, help="test images (default: all)")
-    parser.add_argument("--epochs", type=positive, default=6, help="passes over them")
+    parser.add_argument("--epochs", type=positive, default=5, help="passes over them")
     parser.add_argument("--batch-size", type=positive, default=128, help="images a step, of all ranks together")
     parser.add_argument("--bucket-size", type=positive, default=1024, help="coordinates that share one norm")
     parser.add_argument(

@@ -108,6 +108,7 @@ class Meter:
             "bytes_are": "counted",
             "adaptations": now["adaptations"],
             "levels": now["levels"],
+            "later_shots": now["later_shots"],
         }
 
     def _ring_bytes(self) -> int:

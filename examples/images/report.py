@@ -57,7 +57,7 @@ def headline(results: Sequence[Result]) -> str:
     first = results[0]
     return (
         f"{first['dataset']}: {first['train_images']:,} training and {first['test_images']:,} test images; ResNet-8, "
-        f"{first['parameters']:,} parameters;\n{first['world_size']} ranks, {first['epochs']} epochs, "
+        f"{first['parameters']:,} parameters;\n{first['world_size']} ranks, epochs: {first['epochs']}, "
         f"{first['steps']:,} steps of {first['batch_size']} images, seed {first['seed']}"
     )
 
@@ -65,6 +65,7 @@ def headline(results: Sequence[Result]) -> str:
 def late_variance(result: Result) -> float | None:
     """Return the mean relative variance over the second half of the steps, ``None`` when there is no measurement."""
     values = [value for step, value in result["variance"] if 2 * step >= result["steps"]]
+    values = values or [value for _, value in result["variance"][-1:]]  # a run too short for more
     return sum(values) / len(values) if values else None
 
 
@@ -115,13 +116,21 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _levels(result: Result) -> list[str]:
+    lines = _adaptations(f"levels of {result['label']}", result["adaptations"])
+    for number_of_shot, shot in enumerate(result.get("later_shots", ()), start=2):
+        title = f"levels of {result['label']}, shot {number_of_shot}: the sums that are sent on"
+        lines += _adaptations(title, shot["adaptations"])
+    return lines
+
+
+def _adaptations(title: str, events: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
-    for event in result["adaptations"]:
+    for event in events:
         verdict = "adopted" if event["accepted"] else f"kept the old ones ({event['reason']})"
         lines.append(f"  step {event['step']:>5}: {objective(event)}, {verdict}")
         lines.append(f"    before {_values(event['levels_before'])}")
         lines.append(f"    after  {_values(event['levels_after'])}")
-    return ["", f"levels of {result['label']}", *lines] if lines else []
+    return ["", title, *lines] if lines else []
 
 
 def _values(levels: Sequence[float]) -> str:
