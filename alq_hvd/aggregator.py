@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from alq_hvd.adaptation.shot import AdaptiveShot
@@ -12,12 +15,16 @@ from alq_hvd.codec.keys import StreamKey
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.errors import StateError
 from alq_hvd.exchange.base import InFlight, Shot, Task
-from alq_hvd.exchange.choice import COLLECTIVES, EXCHANGES, SHOTS, choose
+from alq_hvd.exchange.choice import AUTO, COLLECTIVES, EXCHANGES, SHOTS, choose
+from alq_hvd.exchange.trial import Stock, settle
 from alq_hvd.ledger import Ledger
 from alq_hvd.levels import Levels
 from alq_hvd.options import Options
+from alq_hvd.planning.break_even import PLAIN, Decision
 
 STATE_VERSION = 2
+_NO_GROUP = -1
+_logger = logging.getLogger(__name__)
 
 
 class Aggregator:
@@ -35,6 +42,7 @@ class Aggregator:
     Attributes:
         shots: the quantised hops with their levels, the gradients' own first. The exchange may use fewer of them.
         exchange: name of the exchange in use; ``""`` before ``connect``.
+        decision: of ``settle``; ``None`` before.
     """
 
     def __init__(self, options: Options, codec: Codec, *, sampled: bool = False) -> None:
@@ -49,6 +57,7 @@ class Aggregator:
         self.ledger = Ledger()
         self.step = 0
         self.exchange = ""
+        self.decision: Decision | None = None
         self._gathered = False
         self.shots = tuple(
             AdaptiveShot(index, options.quantiser(index), self._method.policy, self._method.initial(bits))
@@ -65,9 +74,28 @@ class Aggregator:
         self._communicator, self._control = communicator, control
         options = self._options
         self.exchange = choose(options.exchange, communicator.size, options.bits_of_shots, options.bucket_size)
-        self._in_flight, self._gathered = {}, False
+        self._in_flight, self._gathered, self.decision = {}, False, None
         for shot in self.shots:
             shot.forget()
+
+    def settle(self, groups: Sequence[int], stock: Stock) -> Decision:
+        """Time plain Horovod and the exchanges that the options allow, and use what the leader decides.
+
+        All ranks must agree on: groups. See ``exchange.trial.settle``.
+
+        Args:
+            groups: elements of each fusion group of a step.
+            stock: plain Horovod.
+        """
+        names = list(EXCHANGES) if self._options.exchange == AUTO else [self.exchange]
+        nothing = replace(self._task("trial", _NO_GROUP), ledger=Ledger(), observe=lambda shot, values, key: None)
+        self.decision = settle(nothing, names, groups, stock)
+        if self.decision.choice != PLAIN:
+            self.exchange = self.decision.choice
+        assert self._communicator is not None
+        if self._communicator.rank == 0:
+            _logger.info("break-even on %d ranks: %s", self._communicator.size, self.decision)
+        return self.decision
 
     @property
     def levels(self) -> Levels:
@@ -87,18 +115,7 @@ class Aggregator:
 
     def start(self, group: int, values: FloatArray) -> None:
         """Encode ``values`` float32[elements] and start their exchange; they may be overwritten afterwards."""
-        assert self._communicator is not None
-        task = Task(
-            codec=self._codec,
-            communicator=self._communicator,
-            shots=tuple(Shot(shot.config, shot.levels) for shot in self.shots),
-            observe=self._observe,
-            ledger=self.ledger,
-            name=f"{self._options.name}.group{group}",
-            seed=self._options.seed,
-            step=self.step,
-            group=group,
-        )
+        task = self._task(f"group{group}", group)
         self._gathered |= self.gathers_statistics
         self._in_flight[group] = InFlight(EXCHANGES[self.exchange](values, task), self.ledger)
 
@@ -147,6 +164,20 @@ class Aggregator:
                 self.shots[shot].gather(self._codec, values)
         if self.gathers_statistics or self.step % self._options.measure_every == 0:
             self.shots[shot].measure(self._codec, values, key)
+
+    def _task(self, name: str, group: int) -> Task:
+        assert self._communicator is not None
+        return Task(
+            codec=self._codec,
+            communicator=self._communicator,
+            shots=tuple(Shot(shot.config, shot.levels) for shot in self.shots),
+            observe=self._observe,
+            ledger=self.ledger,
+            name=f"{self._options.name}.{name}",
+            seed=self._options.seed,
+            step=self.step,
+            group=group,
+        )
 
     def metrics_of_shots(self) -> list[dict[str, Any]]:
         """Return the levels, variance and adaptations of every shot the exchange takes, the gradients' own first."""

@@ -18,6 +18,7 @@ from alq_hvd.aggregator import Aggregator
 from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.horovod import HorovodCommunicator
+from alq_hvd.communicator.stock import stock_allreduce
 from alq_hvd.connection import join
 from alq_hvd.errors import CallOrderError, ConfigurationError, UnsupportedReduction
 from alq_hvd.fusion import FusionBuffers, is_dense_float, require_convertible, sampled_groups
@@ -25,6 +26,7 @@ from alq_hvd.handshake import agree_on_configuration, fingerprint
 from alq_hvd.ledger import ring_bytes
 from alq_hvd.options import Options
 from alq_hvd.plan import CallOrderKeys, FusionPlan, IdentityKeys, Keys, Slot
+from alq_hvd.planning.break_even import PLAIN
 from alq_hvd.probe import PROBE_BYTES, PROBE_LENGTH, Probe
 from alq_hvd.version import __version__
 
@@ -103,6 +105,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._results: dict[int, Any] = {}
         self._outstanding = 0
         self._delivering = False
+        self._plain = False  # measured: compression would not pay
         self._passed_elements = self._passed_elements_last_step = 0
 
     # ------------------------------------------------------------------ called by Horovod
@@ -136,7 +139,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             )
         if self._keys.plan is not None and self._buffers is None:
             self._agree_on_plan(self._keys.plan)
-        slot = self._keys.locate(tensor)
+        slot = None if self._plain else self._keys.locate(tensor)
         if slot is None:
             return self._pass(tensor)
         require_convertible(tensor)
@@ -204,7 +207,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         ``relative_variance`` (E|Q(g)-g|^2/|g|^2 of this rank's own gradients, latest measurement), ``levels_version``,
         ``levels``, ``seconds`` (of this rank in encode, exchange, decode, adapt), ``adaptations``,
         ``compressed_elements`` and ``passed_through_elements`` (of a step), ``exchange`` (in use; empty before the
-        first step), ``later_shots`` (levels, variance and adaptations of the sums that a second hop quantises).
+        first step; none when plain Horovod reduces), ``break_even`` (choice and predicted seconds of a step, when
+        measured), ``later_shots`` (levels, variance and adaptations of the sums that a second hop quantises).
         """
         aggregator, ledger = self._aggregator, self._ledger
         first, *later = aggregator.metrics_of_shots()
@@ -214,7 +218,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             "step": aggregator.step,
             "bytes_per_step": ledger.bytes_last_step,
             "bytes_total": ledger.bytes_total,
-            "exchange": aggregator.exchange,
+            "exchange": "none" if self._plain or self._exact else aggregator.exchange,
+            "break_even": aggregator.decision and aggregator.decision.as_json(),
             **first,
             "levels": [] if self._exact else first["levels"],
             "later_shots": later,
@@ -252,6 +257,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._rank, self._size = communicator.rank, communicator.size
         self._buffers = None
         self._staged, self._results, self._outstanding, self._delivering = [], {}, 0, False
+        self._plain = False
         if self._size > 1 and not self._exact:
             self._aggregator.connect(communicator, join(self.options, communicator))
 
@@ -260,6 +266,9 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         own = {"gradients": plan.describe()}
         agree_on_configuration(self._communicator, own, f"{self.options.name}.gradients")
         self._buffers = FusionBuffers(plan)
+        if self.options.break_even and self._aggregator.decision is None and plan.group_elements:
+            stock = stock_allreduce(self._communicator)
+            self._plain = self._aggregator.settle(plan.group_elements, stock).choice == PLAIN
 
     def _fill(self, slot: Slot, gradient: Any) -> None:
         """Lay a gradient in its fusion group, and start the group's exchange when it is complete."""
@@ -300,7 +309,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
 
     @property
     def _compresses_nothing(self) -> bool:
-        return self._exact or (self._keys.plan is not None and not self._keys.plan.slots)
+        return self._exact or self._plain or (self._keys.plan is not None and not self._keys.plan.slots)
 
     def _end_step(self) -> None:
         self._delivering = False

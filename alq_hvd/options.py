@@ -32,6 +32,9 @@ class Options:
         zero_level: hold a level that is exactly zero.
         free_ends: let the outermost levels leave -1 and 1.
         exchange: ``"allgather"`` (few ranks), ``"two_shot"`` (many), or ``"auto"``: by bytes, see ``exchange.choice``.
+        break_even: measure link and codec before the first step, choose the exchange by time, and leave gradients to
+            plain Horovod where compression would not pay. Off by default: the choice depends on a measurement, so two
+            runs of one program may not train alike.
         schedule: when levels are fitted; see ``Schedule.parse``.
         seed: of the stochastic rounding.
         fusion_elements: coordinates that travel together. More: fewer collectives, less overlap with the backward pass.
@@ -54,6 +57,7 @@ class Options:
     zero_level: bool = False
     free_ends: bool = False
     exchange: str = choice.AUTO
+    break_even: bool = False
     schedule: Schedule | int | Sequence[int] | None = None
     seed: int = 0
     fusion_elements: int = 2**22

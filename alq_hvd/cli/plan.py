@@ -14,14 +14,14 @@ import numpy.typing as npt
 from alq_hvd import methods
 from alq_hvd.cli.gradient_file import read_gradient
 from alq_hvd.cli.measurement import fit, measure
-from alq_hvd.config import QuantiserConfig
+from alq_hvd.config import DEFAULT_BUCKET_SIZE, QuantiserConfig
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.planning import units
 from alq_hvd.planning.cost import CodecSpeed, Link, World
 from alq_hvd.planning.rows import Row, Workload, recommend, rows
 
 DEFAULT_BITS = ("3", "4", "4,8")
-SAMPLE_BUCKETS = 16
+SAMPLE_ELEMENTS = 2**17
 HEADINGS = ("exchange", "bits", "MB/rank", "MB/node", "link ms", "codec ms", "total ms", "mean error", "accumulator")
 
 
@@ -41,7 +41,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--intra-link", default="200gbit", metavar="RATE", help="of a rank inside its node (default 200gbit)")
     add("--latency", type=float, default=25.0, metavar="US", help="of a message, microseconds (default 25)")
     add("--bits", nargs="+", default=list(DEFAULT_BITS), metavar="B", help="widths; 4,8: second shot apart")
-    add("--bucket-size", type=int, default=8192, metavar="N", help="coordinates that share a norm (default 8192)")
+    add(
+        "--bucket-size",
+        type=int,
+        default=DEFAULT_BUCKET_SIZE,
+        metavar="N",
+        help="that share a norm (default %(default)s)",
+    )
     add("--method", choices=[name for name in methods.NAMES if name != "none"], default="alq", help="default: alq")
     add("--gradient", type=Path, metavar="FILE.npy", help="of yours, to take the variance from (default: normal)")
     add("--coherence", type=float, default=0.0, metavar="X", help="|E g|^2 / E|g|^2, 0 (noise, default) to 1 (equal)")
@@ -97,7 +103,7 @@ def _variances(args: argparse.Namespace, widths: Sequence[tuple[int, int]]) -> d
     A sum over ranks is nearer to normal than its terms: the second shot's variance is always that of normal
     coordinates.
     """
-    normal = np.random.default_rng(0).standard_normal(SAMPLE_BUCKETS * args.bucket_size).astype(np.float32)
+    normal = np.random.default_rng(0).standard_normal(max(SAMPLE_ELEMENTS, args.bucket_size)).astype(np.float32)
     first = read_gradient(args.gradient) if args.gradient else normal
     found: dict[tuple[int, int], float] = {}
     for shot, sample in ((0, first), (1, normal)):

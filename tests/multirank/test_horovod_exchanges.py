@@ -10,7 +10,7 @@ import pytest
 from tests.support.launch import horovodrun
 
 pytestmark = [pytest.mark.multirank, pytest.mark.timeout(150)]
-CASES = ("exact", "two_shot", "more_ranks_than_buckets", "allgather")
+CASES = ("exact", "two_shot", "more_ranks_than_buckets", "allgather", "break_even")
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["mpi", "gloo"])
@@ -43,3 +43,12 @@ def test_both_shots_adapt_on_real_ranks(outcome: list[dict[str, Any]]) -> None:
     assert len(sums["levels"]) == 256
     assert [entry["step"] for entry in sums["adaptations"]] == [0, 3]
     assert all(rank["two_shot"]["metrics"]["later_shots"][0]["levels"] == sums["levels"] for rank in outcome)
+
+
+def test_break_even_decides_alike_on_every_rank_and_plain_means_exact(outcome: list[dict[str, Any]]) -> None:
+    decisions = [rank["break_even"]["metrics"]["break_even"] for rank in outcome]
+    assert all(decision == decisions[0] for decision in decisions)
+    assert set(decisions[0]["seconds"]) == {"fp32", "fp16", "allgather", "two_shot"}
+    weights, stock = (np.array(outcome[0][case]["weights"]) for case in ("break_even", "fp32"))
+    exact = bool(np.allclose(weights, stock, rtol=2e-5, atol=2e-6))
+    assert exact == (decisions[0]["choice"] == "fp32")

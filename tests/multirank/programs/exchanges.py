@@ -56,6 +56,7 @@ def main(results: Path) -> None:
         "exact": run("qsgdinf", exchange="two_shot", bucket_size=1),
         "two_shot": run("alq", exchange="two_shot", bits=(4, 8)),
         "more_ranks_than_buckets": run("qsgdinf", exchange="two_shot", bucket_size=4096, bits=8),
+        "break_even": run("alq", bits=4, break_even=True),
         "allgather": run("alq", exchange="allgather", bits=4),
     }
     (results / f"{hvd.rank()}.json").write_text(json.dumps(outcome))

@@ -1,0 +1,145 @@
+"""Where compression would not pay, gradients go to plain Horovod: the same on every rank, said once, and exact."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import alq_hvd
+from alq_hvd.aggregator import Aggregator
+from alq_hvd.codec.choice import choose_codec
+from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
+from alq_hvd.errors import ConfigurationError
+from alq_hvd.exchange import trial
+from alq_hvd.options import Options
+from alq_hvd.planning.break_even import MARGIN, PLAIN, Decision, Line, decide
+from tests.support.exchanging import gradient
+from tests.support.stand_in import reduce_gradients
+
+
+def test_a_line_through_two_measurements() -> None:
+    line = Line.through((1000, 0.003), (11_000, 0.013))
+    assert line.seconds([1000]) == pytest.approx(0.003)
+    assert line.seconds([21_000]) == pytest.approx(0.023)
+    assert line.seconds([21_000, 1000, 1000]) == pytest.approx(0.029)
+
+
+@pytest.mark.parametrize(("small", "large"), [(0.005, 0.001), (0.0001, 0.1)])
+def test_noise_makes_no_message_cheaper_than_nothing(small: float, large: float) -> None:
+    line = Line.through((1000, small), (11_000, large))
+    assert line.fixed >= 0
+    assert line.per_element >= 0
+
+
+@pytest.mark.parametrize(
+    ("times", "choice"),
+    [
+        ({"fp32": 1.0, "fp16": 0.5, "allgather": 0.4, "two_shot": 0.3}, "two_shot"),
+        ({"fp32": 1.0, "fp16": 0.5, "allgather": 0.3, "two_shot": 0.4}, "allgather"),
+        ({"fp32": 1.0, "fp16": 0.5, "two_shot": 1.1}, PLAIN),
+        ({"fp32": 1.0, "fp16": 0.5, "two_shot": 1.0 - MARGIN + 1e-6}, PLAIN),
+        ({"fp32": 1.0, "fp16": 2.0, "two_shot": 1.0 - MARGIN - 1e-6}, "two_shot"),
+    ],
+)
+def test_compression_is_used_where_it_is_faster_by_more_than_predictions_err(
+    times: dict[str, float], choice: str
+) -> None:
+    decision = decide({name: Line(0.0, seconds / 1000) for name, seconds in times.items()}, [600, 400])
+    assert decision.choice == choice
+    assert decision.seconds == pytest.approx(times)
+
+
+def average_over(ranks: LoopbackCommunicator) -> Any:
+    """Return a stand-in for Horovod's all-reduce."""
+
+    def stock(values: np.ndarray, half: bool, name: str) -> None:
+        payload = values.astype(np.float16 if half else np.float32).view(np.uint8)
+        ranks.allgather(payload, name).wait()
+
+    return stock
+
+
+def test_the_leader_decides_for_all() -> None:
+    """Every rank measures something else; all must do what rank 0 found best."""
+
+    def program(ranks: LoopbackCommunicator) -> Decision:
+        aggregator = Aggregator(Options(method="qsgdinf", bits=4), choose_codec("auto"))
+        aggregator.connect(ranks, ranks)
+        return aggregator.settle([5000, 300], average_over(ranks))
+
+    decisions = LoopbackWorld(3).run(program)
+    assert all(decision == decisions[0] for decision in decisions)
+    assert list(decisions[0].seconds) == ["fp32", "fp16", "allgather", "two_shot"]
+    assert all(seconds > 0 for seconds in decisions[0].seconds.values())
+
+
+def test_measuring_leaves_no_trace_in_statistics_counters_and_random_numbers() -> None:
+    def program(ranks: LoopbackCommunicator, settle: bool) -> tuple[bytes, dict[str, Any]]:
+        options = Options(method="alq", bits=4, exchange="two_shot", schedule=[0], bucket_size=64)
+        aggregator = Aggregator(options, choose_codec("auto"))
+        aggregator.connect(ranks, ranks)
+        if settle:
+            aggregator.settle([2000], average_over(ranks))
+            assert aggregator.exchange == "two_shot"
+        aggregator.start(0, gradient(ranks.rank, 2000))
+        total = aggregator.result(0, 1.0)
+        aggregator.end_step()
+        return total.tobytes(), aggregator.state_dict()
+
+    with_it = LoopbackWorld(2).run(lambda ranks: program(ranks, True))
+    without = LoopbackWorld(2).run(lambda ranks: program(ranks, False))
+    assert with_it == without
+
+
+@pytest.mark.parametrize("names", [True, False], ids=["named", "by call order"])
+@pytest.mark.parametrize("choice", [PLAIN, "two_shot"])
+def test_gradients_go_where_the_decision_says(
+    choice: str, names: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    predicted = {"fp32": 2.0, "two_shot": 3.0 if choice == PLAIN else 1.0}
+    decided = Decision(choice, predicted)
+    monkeypatch.setattr("alq_hvd.compression.stock_allreduce", average_over)
+    monkeypatch.setattr(trial, "decide", lambda lines, groups: decided)
+    caplog.set_level(logging.INFO, "alq_hvd")
+
+    def program(ranks: LoopbackCommunicator) -> dict[str, Any]:
+        parameters = {name: torch.nn.Parameter(torch.zeros(2000)) for name in "ab"}
+        compression = alq_hvd.Compression.qsgdinf(
+            3, 64, break_even=True, communicator=ranks, named_parameters=parameters.items() if names else None
+        )
+        for step in range(3):
+            for parameter in parameters.values():
+                parameter.grad = torch.from_numpy(gradient(ranks.rank, 2000, step=step))
+            gradients = [(name, parameter.grad) for name, parameter in parameters.items()]
+            mean = reduce_gradients(ranks, compression, gradients)["a"].numpy()
+            exact = sum(gradient(rank, 2000, step=step) for rank in range(2)) * np.float32(0.5)
+            learning = not names and step == 0  # what was compressed before the plan was known is still delivered
+            assert np.array_equal(mean, exact) == (choice == PLAIN and not learning)
+        metrics: dict[str, Any] = compression.metrics()
+        return metrics
+
+    for metrics in LoopbackWorld(2).run(program):
+        assert metrics["break_even"] == {"choice": choice, "seconds": predicted}
+        assert metrics["exchange"] == ("none" if choice == PLAIN else "two_shot")
+        assert metrics["step"] == 3
+        assert metrics["passed_through_elements"] == (4000 if choice == PLAIN else 0)
+    said = [record.getMessage() for record in caplog.records if "break-even" in record.getMessage()]
+    assert len(said) == 1
+    assert ("gradients go to plain Horovod" in said[0]) == (choice == PLAIN)
+
+
+def test_a_simulated_world_has_no_horovod_to_compare_with() -> None:
+    def program(ranks: LoopbackCommunicator) -> None:
+        parameter = torch.nn.Parameter(torch.zeros(2000))
+        parameter.grad = torch.ones(2000)
+        compression = alq_hvd.Compression.alq(
+            break_even=True, communicator=ranks, named_parameters=[("parameter", parameter)]
+        )
+        with pytest.raises(ConfigurationError, match="break_even: expected ranks of Horovod.*LoopbackCommunicator"):
+            compression.compress(parameter.grad)
+
+    LoopbackWorld(2).run(program)
