@@ -14,6 +14,7 @@ from alq_hvd.errors import AlqError
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 COMMANDS = {
+    "bench": "measure how fast the codecs are on this machine, beside a plain copy of memory",
     "doctor": "say what is installed, try every codec and transport, and name the command that mends what is missing",
     "levels": "fit levels to a gradient you dumped and compare every method on it",
     "plan": "predict bytes, time and error of every exchange in a cluster, and recommend one",

@@ -38,9 +38,17 @@ class Codec(Protocol):
         ...
 
     def decode_sum(
-        self, records: Sequence[Record], layout: RecordLayout, levels: Levels, stamps: Sequence[Stamp], scale: float
+        self,
+        records: Sequence[Record],
+        layout: RecordLayout,
+        levels: Levels,
+        stamps: Sequence[Stamp],
+        scale: float,
+        out: FloatArray | None = None,
     ) -> FloatArray:
         """Return float32[elements]: ``scale`` times the sum of the decoded records, added in the order given.
+
+        The sum is written to ``out`` when one is given: a fresh array of many megabytes costs as much as decoding.
 
         Raises:
             WireFormatError: when a record is damaged or was encoded under another configuration.

@@ -72,11 +72,19 @@ class NativeCodec:
         return record
 
     def decode_sum(
-        self, records: Sequence[Record], layout: RecordLayout, levels: Levels, stamps: Sequence[Stamp], scale: float
+        self,
+        records: Sequence[Record],
+        layout: RecordLayout,
+        levels: Levels,
+        stamps: Sequence[Stamp],
+        scale: float,
+        out: FloatArray | None = None,
     ) -> FloatArray:
         """Return the scaled sum of the decoded records; see ``Codec.decode_sum``."""
         require_decodable(records, layout, levels, stamps)
-        out = np.empty(layout.elements, dtype=np.float32)
+        if out is None:
+            out = np.empty(layout.elements, dtype=np.float32)
+        require_values(out, layout.elements)
         self._native.decode_sum(
             self.instruction_set,
             list(records),

@@ -38,17 +38,27 @@ class ReferenceCodec:
         return record
 
     def decode_sum(
-        self, records: Sequence[Record], layout: RecordLayout, levels: Levels, stamps: Sequence[Stamp], scale: float
+        self,
+        records: Sequence[Record],
+        layout: RecordLayout,
+        levels: Levels,
+        stamps: Sequence[Stamp],
+        scale: float,
+        out: FloatArray | None = None,
     ) -> FloatArray:
         """Return the scaled sum of the decoded records; see ``Codec.decode_sum``."""
         require_decodable(records, layout, levels, stamps)
+        if out is not None:
+            require_values(out, layout.elements)
         total = np.zeros(layout.elements, dtype=np.float32)
         for record in records:
             codes = np.minimum(unpack(layout.words(record), layout), len(levels) - 1)
             norms = np.repeat(layout.norms(record), layout.quantiser.bucket_size)[: layout.elements]
             with np.errstate(invalid="ignore", over="ignore"):
                 total += norms * levels.values[codes]
-        return np.float32(scale) * total
+        result = np.empty_like(total) if out is None else out
+        np.multiply(total, np.float32(scale), out=result)
+        return result
 
     def statistics(self, values: FloatArray, config: QuantiserConfig, weight_exponent: int) -> GradientStatistics:
         """Return the summary of the normalised coordinates of ``values``."""

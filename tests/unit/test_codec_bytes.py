@@ -8,6 +8,7 @@ from codec_cases import CODECS, KEY, NATIVE, encode, heavy_tailed, stamp_for, un
 
 from alq_hvd.codec.native import NativeCodec
 from alq_hvd.config import QuantiserConfig
+from alq_hvd.errors import UnsupportedTensor
 from alq_hvd.levels import Levels
 from alq_hvd.wire import RecordLayout, Stamp
 
@@ -118,3 +119,16 @@ def test_divisions_at_every_scale(native: NativeCodec, scale: float) -> None:
         config = QuantiserConfig(3, 512)
         expected, got = encode(REFERENCE, values, config, table), encode(native, values, config, table)
         assert np.array_equal(expected, got)
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_the_sum_is_written_where_it_is_wanted(codec) -> None:  # type: ignore[no-untyped-def]
+    values, levels, config = heavy_tailed(3000), uneven_levels(8), QuantiserConfig(3, 512)
+    layout, stamps = RecordLayout(3000, config), [stamp_for(levels)]
+    record = encode(codec, values, config, levels)
+    wanted = np.full(3000, 7.0, dtype=np.float32)
+    got = codec.decode_sum([record], layout, levels, stamps, 2.0, wanted)
+    assert got is wanted and np.array_equal(wanted, codec.decode_sum([record], layout, levels, stamps, 2.0))
+    for wrong in (np.zeros(2999, np.float32), np.zeros(3000)):
+        with pytest.raises(UnsupportedTensor):
+            codec.decode_sum([record], layout, levels, stamps, 2.0, wrong)

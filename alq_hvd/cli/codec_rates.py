@@ -1,0 +1,114 @@
+"""Measure how fast codecs encode and decode, beside a plain copy of the same memory in the same run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from alq_hvd import backends
+from alq_hvd.cli import torch_eager
+from alq_hvd.codec.base import Codec, FloatArray, Record
+from alq_hvd.codec.keys import stream_key
+from alq_hvd.codec.native import NativeCodec
+from alq_hvd.codec.reference import ReferenceCodec
+from alq_hvd.config import QuantiserConfig
+from alq_hvd.levels import Levels
+from alq_hvd.wire import RecordLayout, Stamp
+
+SLOW_ELEMENTS = 1 << 20
+"""NumPy and eager PyTorch are timed on at most this many elements: they are the same speed on more."""
+SLOW_REPEATS = 3
+RANKS = (1, 4)
+KEY = stream_key(seed=1, step=0, rank=0, group=0, shot=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Say how fast one operation ran.
+
+    Attributes:
+        codec: native, cuda, or a baseline: reference (NumPy) or torch-eager (bytes unpacked, unkeyed randomness).
+        operation: encode or decode_sum.
+        bits: of a code.
+        ranks: records that one decode_sum added; 1 for encode.
+        elements: of the gradient; a decode_sum over n ranks reads n times as many codes.
+        elements_per_second: of the gradient, best repetition.
+        memcpy_elements_per_second: float32 copied, best repetition of the whole run.
+    """
+
+    codec: str
+    operation: str
+    bits: int
+    ranks: int
+    elements: int
+    elements_per_second: float
+    memcpy_elements_per_second: float = 0.0
+
+    @property
+    def share_of_memcpy(self) -> float:
+        """Return elements a second over those of the copy."""
+        return self.elements_per_second / self.memcpy_elements_per_second
+
+    @property
+    def share_of_bandwidth(self) -> float:
+        """Return bytes moved a second over those of the copy, which moves eight an element."""
+        return self.share_of_memcpy * (4 + self.ranks * self.bits / 8) / 8
+
+
+def levels_of(bits: int) -> Levels:
+    """Return 2**bits levels that crowd around zero, as fitted ones do."""
+    steps = np.linspace(-1, 1, 2**bits)
+    return Levels((steps * np.abs(steps)).astype(np.float32))
+
+
+def measure_cpu(bits: Sequence[int], elements: int, bucket_size: int, repeats: int, threads: int) -> list[Rate]:
+    """Return the rates of the native codec and its baselines, one thread each unless ``threads`` says more."""
+    values = (np.random.default_rng(0).standard_normal(elements, dtype=np.float32)) * np.float32(1e-3)
+    target = np.empty_like(values)
+    copies: list[float] = []
+
+    def rate(name: str, operation: str, width: int, ranks: int, count: int, work: Callable[[], object]) -> Rate:
+        seconds = []
+        for _ in range(repeats if name == "native" else min(repeats, SLOW_REPEATS)):
+            copies.append(elements / _seconds(lambda: np.copyto(target, values)))
+            seconds.append(_seconds(work))
+        return Rate(name, operation, width, ranks, count, count / min(seconds))
+
+    rates: list[Rate] = []
+    slow = values[: min(elements, SLOW_ELEMENTS)]
+    codecs: tuple[tuple[Codec, FloatArray], ...] = ((NativeCodec(threads=threads), values), (ReferenceCodec(), slow))
+    for width in bits:
+        for codec, part in codecs:
+            for operation, ranks, work in _operations(codec, part, width, bucket_size):
+                rates.append(rate(codec.name, operation, width, ranks, len(part), work))
+        if backends.available("torch"):
+            with torch_eager.limited_threads(threads):
+                for operation, ranks, work in torch_eager.operations(slow, levels_of(width), bucket_size, RANKS, "cpu"):
+                    rates.append(rate("torch-eager", operation, width, ranks, len(slow), work))
+    return [replace(each, memcpy_elements_per_second=max(copies)) for each in rates]
+
+
+def _operations(
+    codec: Codec, values: FloatArray, bits: int, bucket_size: int
+) -> Iterator[tuple[str, int, Callable[[], object]]]:
+    levels = levels_of(bits)
+    layout, stamp = RecordLayout(len(values), QuantiserConfig(bits, bucket_size)), Stamp(levels.digest, 0, 0)
+    yield "encode", 1, lambda: codec.encode(values, layout, levels, KEY, stamp)
+    record = codec.encode(values, layout, levels, KEY, stamp)
+    out = np.empty_like(values)
+    for ranks in RANKS:
+        records, stamps = [record.copy() for _ in range(ranks)], [stamp] * ranks
+
+        def decode(records: list[Record] = records, stamps: list[Stamp] = stamps) -> object:
+            return codec.decode_sum(records, layout, levels, stamps, 1.0, out)
+
+        yield "decode_sum", ranks, decode
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

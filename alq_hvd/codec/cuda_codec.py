@@ -1,0 +1,224 @@
+"""The GPU codec: CUDA tensors to records and back, with the bytes of the reference codec and without waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from alq_hvd import backends
+from alq_hvd.codec import cuda_structs
+from alq_hvd.codec.cuda_arguments import TYPES, Memory, Tensor, parts_of, require_parts, require_records
+from alq_hvd.codec.cuda_kernels import WARPS, chunk_size, key_struct, launch
+from alq_hvd.codec.keys import StreamKey
+from alq_hvd.config import QuantiserConfig
+from alq_hvd.errors import WireFormatError
+from alq_hvd.levels import Levels
+from alq_hvd.statistics import BINS, BINS_PER_OCTAVE_LOG2, BINS_PER_SIDE, OCTAVES, GradientStatistics
+from alq_hvd.wire import RecordLayout, Stamp
+
+_DAMAGE = {1: "a header that differs from the expected one", 2: "a checksum that does not fit the bytes"}
+
+
+@dataclass(frozen=True, slots=True)
+class CudaCodec:
+    """Encode and decode CUDA tensors on PyTorch's current stream.
+
+    It mirrors ``Codec`` with CUDA tensors for arrays: values are one tensor, or the tensors of a fusion group one after
+    another, float32, float16 or bfloat16; a record is torch.uint8[layout.record_bytes]. Nothing is copied to the host
+    and nothing waits, so a damaged record is found by ``raise_for_damage``. Tables of levels and of addresses are
+    copied to the device when they change; memory comes from PyTorch's caching allocator, so warm calls allocate nothing new.
+
+    Attributes:
+        device: number of the CUDA device.
+
+    Raises:
+        BackendUnavailable: when torch or cupy is missing.
+    """
+
+    device: int = 0
+    name: str = "cuda"
+    _memory: Memory = field(default_factory=Memory, repr=False)
+
+    def __post_init__(self) -> None:
+        backends.cupy()
+        backends.torch()
+
+    def encode(
+        self,
+        values: Tensor | Sequence[Tensor],
+        layout: RecordLayout,
+        levels: Levels,
+        key: StreamKey,
+        stamp: Stamp,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """Return the sealed record of ``values``; see ``Codec.encode``.
+
+        Two launches; each element is read once for bucket sizes that ``cuda_structs.chunk_size`` names, else three
+        launches and twice. ``residual``, float32[elements], is added to the values and takes what the record loses.
+        """
+        parts = parts_of(values)
+        require_parts(parts, layout.elements, self.device)
+        layout.quantiser.require_fit(levels)
+        config, kind = layout.quantiser, TYPES[str(parts[0].dtype)] if parts else "float"
+        record = self._begin(layout, stamp)
+        group, chunk = cuda_structs.group(layout), chunk_size(config.bucket_size, self.device)
+        kept = 0 if residual is None else int(residual.data_ptr())
+        data, ends = self._memory.addresses(parts, self.device)
+        tensors = np.array((data, ends, kept), dtype=cuda_structs.TENSORS)
+        keyed = (key_struct(key.first, key.second), np.uint32(key.first_element))
+        tables = self._memory.tables(levels, config.bits, self.device)
+        plan, out = np.uint32(layout.codes_offset // 4), int(record.data_ptr())
+        common = (group, tensors, tables, *keyed)
+        if chunk:
+            blocks, rest = -(-layout.elements // chunk), (np.int32(chunk), plan, out, kept)
+            launch(f"alq::encode<{kind}, {config.bits}>", blocks, (*common, *rest), self.device, 4 * chunk)
+        elif layout.elements:
+            norms, limits = self._norms(group, tensors, kind, layout)
+            blocks = cuda_structs.decode_blocks(layout.elements, WARPS)
+            known = (int(norms.data_ptr()), int(limits.data_ptr()), plan, out, kept)
+            launch(f"alq::encode_with_norms<{kind}, {config.bits}>", blocks, (*common, *known), self.device)
+        return record
+
+    def decode_sum(
+        self,
+        records: Sequence[Tensor],
+        layout: RecordLayout,
+        levels: Levels,
+        stamps: Sequence[Stamp],
+        scale: float,
+        out: Tensor | Sequence[Tensor] | None = None,
+    ) -> Tensor | Sequence[Tensor]:
+        """Return float32[elements], or fill ``out``: ``scale`` times the sum of the records in the order given.
+
+        One launch reads every record and writes once; a second, of one block, compares the checksums. A record with a
+        wrong header decodes to NaN.
+        """
+        torch = backends.torch()
+        layout.quantiser.require_fit(levels)
+        require_records(records, layout, stamps, self.device)
+        if out is None:
+            out = torch.empty(layout.elements, dtype=torch.float32, device=f"cuda:{self.device}")
+        parts = parts_of(out)
+        require_parts(parts, layout.elements, self.device)
+        if not layout.elements:
+            return out
+        if not records:
+            for part in parts:
+                part.zero_()
+            return out
+        described, checks = self._records(records, layout, stamps)
+        data, ends = self._memory.addresses(parts, self.device)
+        tables = self._memory.tables(levels, layout.quantiser.bits, self.device)
+        kind, blocks = TYPES[str(parts[0].dtype)], cuda_structs.decode_blocks(layout.elements, WARPS)
+        arguments = (described, cuda_structs.group(layout), tables, np.float32(scale), data, ends, checks)
+        launch(f"alq::decode_sum<{kind}, {layout.quantiser.bits}>", blocks, arguments, self.device)
+        launch("alq::finish_decode", 1, (described, checks, self._memory.status(self.device)), self.device)
+        return out
+
+    def recode(
+        self,
+        records: Sequence[Tensor],
+        layout: RecordLayout,
+        levels: Levels,
+        stamps: Sequence[Stamp],
+        scale: float,
+        again: RecordLayout,
+        levels_again: Levels,
+        key: StreamKey,
+        stamp: Stamp,
+    ) -> Tensor:
+        """Return the record, under ``again``, of what ``decode_sum`` would return; the sum never leaves the chip.
+
+        Falls back to ``decode_sum`` and ``encode`` for bucket sizes that need two readings.
+        """
+        chunk = chunk_size(again.quantiser.bucket_size, self.device)
+        if chunk is None or not records or not layout.elements:
+            total = self.decode_sum(records, layout, levels, stamps, scale)
+            return self.encode(total, again, levels_again, key, stamp)
+        require_records(records, layout, stamps, self.device)
+        layout.quantiser.require_fit(levels)
+        again.quantiser.require_fit(levels_again)
+        record = self._begin(again, stamp)
+        described, checks = self._records(records, layout, stamps)
+        bits, wide = layout.quantiser.bits, again.quantiser.bits
+        arguments = (
+            described,
+            cuda_structs.group(layout),
+            self._memory.tables(levels, bits, self.device),
+            np.float32(scale),
+            checks,
+            cuda_structs.group(again),
+            self._memory.tables(levels_again, wide, self.device),
+            key_struct(key.first, key.second),
+            np.uint32(key.first_element),
+            np.int32(chunk),
+            np.uint32(again.codes_offset // 4),
+            int(record.data_ptr()),
+        )
+        launch(f"alq::recode<{bits}, {wide}>", -(-again.elements // chunk), arguments, self.device, 4 * chunk)
+        launch("alq::finish_decode", 1, (described, checks, self._memory.status(self.device)), self.device)
+        return record
+
+    def statistics(
+        self, values: Tensor | Sequence[Tensor], config: QuantiserConfig, weight_exponent: int
+    ) -> GradientStatistics:
+        """Return the summary of the normalised coordinates. Waits: the levels are fitted on the host."""
+        torch = backends.torch()
+        parts = parts_of(values)
+        elements = sum(part.numel() for part in parts)
+        require_parts(parts, elements, self.device)
+        if not elements:
+            return GradientStatistics.empty(weight_exponent)
+        layout, kind = RecordLayout(elements, config), TYPES[str(parts[0].dtype)]
+        group = cuda_structs.group(layout)
+        data, ends = self._memory.addresses(parts, self.device)
+        tensors = np.array((data, ends, 0), dtype=cuda_structs.TENSORS)
+        norms, limits = self._norms(group, tensors, kind, layout)
+        counted = torch.zeros(2 * BINS + 4 * layout.buckets, dtype=torch.float64, device=f"cuda:{self.device}")
+        mass, first, moments = (int(counted[start:].data_ptr()) for start in (0, BINS, 2 * BINS))
+        bins = np.array((OCTAVES, BINS_PER_OCTAVE_LOG2, weight_exponent), dtype=cuda_structs.BINS)
+        arguments = (group, tensors, int(norms.data_ptr()), int(limits.data_ptr()), bins, mass, first, moments)
+        shared = 4 * BINS_PER_SIDE * 8
+        launch(f"alq::statistics<{kind}>", min(layout.buckets, 1024), arguments, self.device, shared)
+        host = counted.cpu().numpy()
+        return GradientStatistics.from_bucket_sums(
+            host[2 * BINS :].reshape(-1, 4),
+            host[:BINS],
+            host[BINS : 2 * BINS],
+            elements=elements,
+            bucket_size=config.bucket_size,
+            weight_exponent=weight_exponent,
+        )
+
+    def raise_for_damage(self) -> None:
+        """Wait for the device, and raise ``WireFormatError`` if any record decoded since the last call was damaged."""
+        found = self._memory.take_status(self.device)
+        if found:
+            what = " and ".join(text for bit, text in _DAMAGE.items() if found & bit)
+            raise WireFormatError(
+                f"expected whole records of the agreed configuration, got one with {what} on device {self.device}: "
+                "start every rank with the same options, and check the network if they were"
+            )
+
+    def _begin(self, layout: RecordLayout, stamp: Stamp) -> Any:
+        torch = backends.torch()
+        record = torch.empty(layout.record_bytes, dtype=torch.uint8, device=f"cuda:{self.device}")
+        arguments = (cuda_structs.record_plan(layout, stamp), np.uint32(layout.buckets), int(record.data_ptr()))
+        launch("alq::begin_record", 1, arguments, self.device)
+        return record
+
+    def _norms(self, group: Any, tensors: Any, kind: str, layout: RecordLayout) -> tuple[Any, Any]:
+        torch = backends.torch()
+        norms, limits = torch.empty((2, layout.buckets), dtype=torch.float32, device=f"cuda:{self.device}")
+        arguments = (group, tensors, int(norms.data_ptr()), int(limits.data_ptr()))
+        launch(f"alq::bucket_norms<{kind}>", layout.buckets, arguments, self.device)
+        return norms, limits
+
+    def _records(self, records: Sequence[Tensor], layout: RecordLayout, stamps: Sequence[Stamp]) -> tuple[Any, int]:
+        data, senders = self._memory.senders(records, stamps, self.device)
+        described = cuda_structs.records(layout, stamps[0], data, senders, len(records))
+        return described, self._memory.checks(len(records), self.device)

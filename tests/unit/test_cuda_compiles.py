@@ -1,0 +1,75 @@
+"""The CUDA kernels compile for the GPUs we promise, without spilling registers; no GPU is needed for that."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from alq_hvd.codec import native
+
+NVCC = shutil.which("nvcc")
+SOURCES = Path(native.__file__).parent
+ARGUMENTS = {
+    "encode": "alq::Group, alq::Tensors<T>, const alq::Tables*, alq::StreamKey, uint32_t, int, uint32_t, uint32_t*, "
+    "float*",
+    "encode_with_norms": "alq::Group, alq::Tensors<T>, const alq::Tables*, alq::StreamKey, uint32_t, const float*, "
+    "const float*, uint32_t, uint32_t*, float*",
+    "decode_sum": "alq::Records, alq::Group, const alq::Tables*, float, T* const*, const uint32_t*, uint32_t*",
+    "recode": "alq::Records, alq::Group, const alq::Tables*, float, uint32_t*, alq::Group, const alq::Tables*, "
+    "alq::StreamKey, uint32_t, int, uint32_t, uint32_t*",
+    "bucket_norms": "alq::Group, alq::Tensors<T>, float*, float*",
+    "statistics": "alq::Group, alq::Tensors<T>, const float*, const float*, alq::Bins, double*, double*, double*",
+}
+INSTANCES = [
+    *[("encode", "float", bits) for bits in ("3", "4", "8")],
+    ("encode", "alq::Half", "3"),
+    ("encode", "alq::Brain", "3"),
+    ("encode_with_norms", "float", "3"),
+    *[("decode_sum", "float", bits) for bits in ("3", "4", "8")],
+    ("decode_sum", "alq::Half", "3"),
+    ("decode_sum", "alq::Brain", "3"),
+    ("recode", "4", "8"),
+    ("bucket_norms", "alq::Brain"),
+    ("statistics", "float"),
+]
+MOST_REGISTERS = 85
+"""At most this many a thread leave room for three blocks of 256 threads on a multiprocessor of 65 536 registers."""
+
+
+def instantiated() -> str:
+    lines = ['#include "codec.cu"']
+    for name, *parameters in INSTANCES:
+        arguments = ARGUMENTS[name].replace("<T>", f"<{parameters[0]}>").replace("T*", f"{parameters[0]}*")
+        lines.append(f"template __global__ void alq::{name}<{', '.join(parameters)}>({arguments});")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.skipif(NVCC is None, reason="needs nvcc, CUDA's compiler, on PATH")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_kernels_compile_and_do_not_spill(architecture: str, tmp_path: Path) -> None:
+    (tmp_path / "instances.cu").write_text(instantiated())
+    options = [
+        "-std=c++17",
+        f"-arch={architecture}",
+        "--fmad=false",
+        "-cubin",
+        "-Xptxas",
+        "-v",
+        "-Werror",
+        "all-warnings",
+    ]
+    includes = [f"-I{SOURCES / 'csrc'}", f"-I{SOURCES / 'cuda'}"]
+    command = [str(NVCC), *options, *includes, "instances.cu", "-o", "instances.cubin"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr
+    spilled = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
+    registers = [int(count) for count in re.findall(r"Used (\d+) registers", done.stderr)]
+    assert len(registers) == len(spilled) == len(INSTANCES) + 2  # begin_record and finish_decode are not templates
+    print(f"{architecture}: registers {registers}, spills {spilled}")
+    assert set(spilled) == {("0", "0")}
+    assert max(registers) <= MOST_REGISTERS
