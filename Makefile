@@ -4,10 +4,10 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs clean
+.PHONY: help setup demo test test-gpu bench-gpu lint bench docs clean
 
 help: ## Show these lines.
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
 
 setup: ## Install everything: system packages, .venv, PyTorch, Horovod, alq_hvd. Quick when nothing changed.
 	@./launch/setup.sh
@@ -23,6 +23,12 @@ lint: setup ## Check style, format, types and shell scripts; change nothing.
 	@.venv/bin/ruff format --check .
 	@$(PYTHON_ENV) -m mypy
 	@.venv/bin/shellcheck -x launch/*.sh .ci/run
+
+test-gpu: setup ## Run the tests that need a CUDA device and cupy (pip install -e '.[cuda12]' or '.[cuda13]').
+	@$(PYTHON_ENV) -m pytest -m gpu tests/gpu $(ARGS)
+
+bench-gpu: setup ## Measure the GPU codec; the figures go to benchmarks/results/codec-cuda.json.
+	@$(PYTHON_ENV) benchmarks/codec.py --device cuda $(ARGS)
 
 bench: setup ## Run every program in benchmarks/; each writes its figures to benchmarks/results/.
 	@set -e; for script in $$(grep -l "__main__" benchmarks/*.py); do \

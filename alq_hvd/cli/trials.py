@@ -94,10 +94,8 @@ def codec(name: str) -> str:
 
 
 def cuda_codec() -> str:
-    """Import the GPU codec."""
-    if importlib.util.find_spec("alq_hvd.codec.cuda") is None:
-        raise AlqError("this version of alq_hvd has no CUDA codec yet")
-    importlib.import_module("alq_hvd.codec.cuda")
+    """Make the GPU codec and say which GPU it would run on."""
+    importlib.import_module("alq_hvd.codec.cuda_codec").CudaCodec()
     return cupy()
 
 

@@ -29,7 +29,8 @@ class CudaCodec:
     It mirrors ``Codec`` with CUDA tensors for arrays: values are one tensor, or the tensors of a fusion group one after
     another, float32, float16 or bfloat16; a record is torch.uint8[layout.record_bytes]. Nothing is copied to the host
     and nothing waits, so a damaged record is found by ``raise_for_damage``. Tables of levels and of addresses are
-    copied to the device when they change; memory comes from PyTorch's caching allocator, so warm calls allocate nothing new.
+    copied to the device when they change; memory comes from PyTorch's caching allocator, so warm calls allocate
+    nothing new.
 
     Attributes:
         device: number of the CUDA device.
