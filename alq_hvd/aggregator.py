@@ -13,9 +13,10 @@ from alq_hvd.adaptation.shot import AdaptiveShot
 from alq_hvd.codec.base import Codec, FloatArray
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.communicator.base import Communicator
+from alq_hvd.communicator.nodes import nodes_of
 from alq_hvd.errors import StateError
-from alq_hvd.exchange.base import InFlight, Shot, Task
-from alq_hvd.exchange.choice import AUTO, COLLECTIVES, EXCHANGES, SHOTS, choose
+from alq_hvd.exchange.base import ExchangeFunction, InFlight, Shot, Task
+from alq_hvd.exchange.choice import AUTO, COLLECTIVES, FLAT, HIERARCHICAL, SHOTS, choose, function
 from alq_hvd.exchange.trial import Stock, settle
 from alq_hvd.ledger import Ledger
 from alq_hvd.levels import Levels
@@ -53,6 +54,7 @@ class Aggregator:
         self._sampled = sampled
         self._communicator: Communicator | None = None
         self._control: Communicator | None = None
+        self._sum_over_ranks: ExchangeFunction | None = None
         self._in_flight: dict[int, InFlight] = {}
         self.ledger = Ledger()
         self.step = 0
@@ -74,6 +76,10 @@ class Aggregator:
         self._communicator, self._control = communicator, control
         options = self._options
         self.exchange = choose(options.exchange, communicator.size, options.bits_of_shots, options.bucket_size)
+        nodes = None
+        if self.exchange == HIERARCHICAL:
+            nodes = nodes_of(communicator, options.ranks_per_node, f"{options.name}.nodes")
+        self._sum_over_ranks = function(self.exchange, nodes)
         self._in_flight, self._gathered, self.decision = {}, False, None
         for shot in self.shots:
             shot.forget()
@@ -87,11 +93,13 @@ class Aggregator:
             groups: elements of each fusion group of a step.
             stock: plain Horovod.
         """
-        names = list(EXCHANGES) if self._options.exchange == AUTO else [self.exchange]
+        assert self._sum_over_ranks is not None
+        exchanges = FLAT if self._options.exchange == AUTO else {self.exchange: self._sum_over_ranks}
         nothing = replace(self._task("trial", _NO_GROUP), ledger=Ledger(), observe=lambda shot, values, key: None)
-        self.decision = settle(nothing, names, groups, stock)
+        self.decision = settle(nothing, exchanges, groups, stock)
         if self.decision.choice != PLAIN:
             self.exchange = self.decision.choice
+            self._sum_over_ranks = exchanges[self.exchange]
         assert self._communicator is not None
         if self._communicator.rank == 0:
             _logger.info("break-even on %d ranks: %s", self._communicator.size, self.decision)
@@ -115,9 +123,10 @@ class Aggregator:
 
     def start(self, group: int, values: FloatArray) -> None:
         """Encode ``values`` float32[elements] and start their exchange; they may be overwritten afterwards."""
+        assert self._sum_over_ranks is not None
         task = self._task(f"group{group}", group)
         self._gathered |= self.gathers_statistics
-        self._in_flight[group] = InFlight(EXCHANGES[self.exchange](values, task), self.ledger)
+        self._in_flight[group] = InFlight(self._sum_over_ranks(values, task), self.ledger)
 
     def advance(self) -> None:
         """Move every group forward whose collective has arrived, without waiting."""

@@ -31,7 +31,9 @@ class Options:
         weight_exponent: power of the norm that weighs a bucket when levels are fitted; ``None`` for the method's own.
         zero_level: hold a level that is exactly zero.
         free_ends: let the outermost levels leave -1 and 1.
-        exchange: ``"allgather"`` (few ranks), ``"two_shot"`` (many), or ``"auto"``: by bytes, see ``exchange.choice``.
+        exchange: ``"allgather"`` (few ranks), ``"two_shot"`` (many), ``"hierarchical"`` (several ranks a node: exact
+            inside, two-shot between nodes), or ``"auto"``: one of the first two, by bytes; see ``exchange.choice``.
+        ranks_per_node: for ``"hierarchical"``: so many ranks that follow each other make a node; ``None`` asks Horovod.
         break_even: measure link and codec before the first step, choose the exchange by time, and leave gradients to
             plain Horovod where compression would not pay. Off by default: the choice depends on a measurement, so two
             runs of one program may not train alike.
@@ -57,6 +59,7 @@ class Options:
     zero_level: bool = False
     free_ends: bool = False
     exchange: str = choice.AUTO
+    ranks_per_node: int | None = None
     break_even: bool = False
     schedule: Schedule | int | Sequence[int] | None = None
     seed: int = 0
@@ -75,6 +78,8 @@ class Options:
         require_int("measure_every", self.measure_every, 1, 2**62)
         if self.exchange not in choice.NAMES:
             raise ConfigurationError(f"exchange: expected one of {', '.join(choice.NAMES)}, got {self.exchange!r}")
+        if self.ranks_per_node is not None:
+            require_int("ranks_per_node", self.ranks_per_node, 1, 2**20)
         self._check_bits()
         if self.codec not in CODECS:
             raise ConfigurationError(f"codec: expected one of {', '.join(CODECS)}, got {self.codec!r}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from alq_hvd import backends
 from alq_hvd.communicator.base import DEFAULT_TIMEOUT, Payload, Pending, Polled, Result
-from alq_hvd.errors import WireFormatError
+from alq_hvd.errors import ConfigurationError, WireFormatError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,11 @@ class HorovodCommunicator:
     def __post_init__(self) -> None:
         if self.process_set is None:
             object.__setattr__(self, "process_set", self._hvd.global_process_set)
+        if self.process_set.included() is False:
+            raise ConfigurationError(
+                f"process_set: expected one with rank {self._hvd.rank()}, which asks for it, got ranks "
+                f"{self.process_set.ranks}: give each rank the set it belongs to"
+            )
 
     @property
     def rank(self) -> int:

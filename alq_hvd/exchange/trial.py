@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -12,8 +12,7 @@ import numpy as np
 
 from alq_hvd.codec.base import FloatArray
 from alq_hvd.communicator.base import Communicator, Payload, as_payload
-from alq_hvd.exchange.base import InFlight, Task
-from alq_hvd.exchange.choice import EXCHANGES
+from alq_hvd.exchange.base import ExchangeFunction, InFlight, Task
 from alq_hvd.planning.break_even import HALF, PLAIN, Decision, Line, decide
 
 SIZES = (2**14, 2**19)
@@ -31,7 +30,7 @@ class Stock(Protocol):
         ...
 
 
-def settle(task: Task, exchanges: Sequence[str], groups: Sequence[int], stock: Stock) -> Decision:
+def settle(task: Task, exchanges: Mapping[str, ExchangeFunction], groups: Sequence[int], stock: Stock) -> Decision:
     """Return how gradients travel from now on, the same on every rank; blocks for seconds on a slow link.
 
     1. Every rank times plain Horovod in float32 and float16, then every exchange, each with a small and a large
@@ -42,7 +41,7 @@ def settle(task: Task, exchanges: Sequence[str], groups: Sequence[int], stock: S
 
     Args:
         task: codec, communicator, levels; its name prefixes those of the collectives.
-        exchanges: names to choose from.
+        exchanges: to choose from.
         groups: elements of each fusion group of a step.
         stock: plain Horovod on the same ranks.
     """
@@ -50,15 +49,14 @@ def settle(task: Task, exchanges: Sequence[str], groups: Sequence[int], stock: S
         PLAIN: lambda values: stock(values, False, f"{task.name}.fp32"),
         HALF: lambda values: stock(values, True, f"{task.name}.fp16"),
     }
-    for name in exchanges:
-        contenders[name] = _exchanger(name, task)
+    for name, exchange in exchanges.items():
+        contenders[name] = _exchanger(exchange, replace(task, name=f"{task.name}.{name}"))
     lines = {name: _line(run, task.communicator) for name, run in contenders.items()}
     return _announce(decide(lines, groups), task.communicator, f"{task.name}.decision")
 
 
-def _exchanger(name: str, task: Task) -> Callable[[FloatArray], object]:
-    own = replace(task, name=f"{task.name}.{name}")
-    return lambda values: InFlight(EXCHANGES[name](values, own), own.ledger).finish(1.0)
+def _exchanger(exchange: ExchangeFunction, task: Task) -> Callable[[FloatArray], object]:
+    return lambda values: InFlight(exchange(values, task), task.ledger).finish(1.0)
 
 
 def _line(run: Callable[[FloatArray], object], communicator: Communicator) -> Line:

@@ -36,12 +36,17 @@ def test_a_rank_without_the_compression_ends_in_an_error_and_not_in_a_hang() -> 
     assert "CommunicationTimeout: rank 0: allgather 'alq_hvd.options.length': not complete after 8 s" in output
 
 
+@pytest.mark.parametrize("what", ["dies", "dies_between_shots"])
 @pytest.mark.parametrize("gloo", [False, True])
-def test_a_rank_that_is_killed_ends_the_others(gloo: bool) -> None:
+def test_a_rank_that_is_killed_ends_the_others(gloo: bool, what: str) -> None:
     start = time.monotonic()
-    output = output_of("dies", gloo=gloo, timeout=60)
+    output = output_of(what, gloo=gloo, timeout=60)
     assert time.monotonic() - start < 60  # the launcher's limit: horovodrun has returned by itself
     assert "Killed" in output or "signal 9" in output or "HorovodInternalError" in output or "non-zero" in output
+
+
+def test_a_process_set_that_excludes_this_rank_is_refused() -> None:
+    assert "ConfigurationError: process_set: expected one with rank 0" in output_of("excluded")
 
 
 def test_process_sets_train_apart() -> None:

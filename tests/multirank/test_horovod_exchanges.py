@@ -10,7 +10,16 @@ import pytest
 from tests.support.launch import horovodrun
 
 pytestmark = [pytest.mark.multirank, pytest.mark.timeout(150)]
-CASES = ("exact", "two_shot", "more_ranks_than_buckets", "allgather", "break_even")
+CASES = (
+    "exact",
+    "two_shot",
+    "more_ranks_than_buckets",
+    "allgather",
+    "break_even",
+    "hierarchical",
+    "exact_hierarchical",
+    "one_node",
+)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["mpi", "gloo"])
@@ -24,12 +33,13 @@ def test_weights_are_the_same_bit_for_bit_on_every_rank(outcome: list[dict[str, 
     assert len({rank[case]["digest"] for rank in outcome}) == 1
 
 
-def test_buckets_of_one_coordinate_train_like_fp32(outcome: list[dict[str, Any]]) -> None:
-    exact, stock = (np.array(outcome[0][case]["weights"]) for case in ("exact", "fp32"))
+@pytest.mark.parametrize("case", ["exact", "exact_hierarchical"])
+def test_buckets_of_one_coordinate_train_like_fp32(outcome: list[dict[str, Any]], case: str) -> None:
+    exact, stock = (np.array(outcome[0][name]["weights"]) for name in (case, "fp32"))
     np.testing.assert_allclose(exact, stock, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("case", ["two_shot", "more_ranks_than_buckets"])
+@pytest.mark.parametrize("case", ["two_shot", "more_ranks_than_buckets", "hierarchical", "one_node"])
 def test_quantised_sums_stay_near_fp32_but_are_not_it(outcome: list[dict[str, Any]], case: str) -> None:
     quantised, stock = (np.array(outcome[0][name]["weights"]) for name in (case, "fp32"))
     assert 0 < np.abs(quantised - stock).max() < 0.2 * np.abs(stock).max()

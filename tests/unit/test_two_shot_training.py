@@ -178,7 +178,7 @@ def test_ranks_that_hold_other_levels_for_sums_are_stopped() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"exchange": "ring"}, "exchange: expected one of auto, allgather, two_shot.*got 'ring'"),
+        ({"exchange": "ring"}, "exchange: expected one of auto, allgather, two_shot, hierarchical, got 'ring'"),
         ({"bits": (4, 8, 8)}, "bits: expected one width, or one for each of two shots"),
         ({"bits": (4, 9)}, "bits: alq is defined at 1 to 8 bits, got 9"),
         ({"bits": (4, 8), "exchange": "allgather"}, "bits: allgather quantises once and takes one width"),

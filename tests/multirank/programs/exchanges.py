@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,16 @@ def run(method: str | None = None, **options: Any) -> dict[str, Any]:
 
 def main(results: Path) -> None:
     """Run every case and write this rank's results."""
+    os.environ["HOROVOD_DYNAMIC_PROCESS_SETS"] = "1"
     hvd.init()
     outcome = {
         "fp32": run(),
         "exact": run("qsgdinf", exchange="two_shot", bucket_size=1),
         "two_shot": run("alq", exchange="two_shot", bits=(4, 8)),
         "more_ranks_than_buckets": run("qsgdinf", exchange="two_shot", bucket_size=4096, bits=8),
+        "hierarchical": run("alq", exchange="hierarchical", ranks_per_node=2, bits=(4, 8)),
+        "exact_hierarchical": run("qsgdinf", exchange="hierarchical", ranks_per_node=2, bucket_size=1, name="exact"),
+        "one_node": run("qsgdinf", exchange="hierarchical", bits=8, name="one_node"),
         "break_even": run("alq", bits=4, break_even=True),
         "allgather": run("alq", exchange="allgather", bits=4),
     }

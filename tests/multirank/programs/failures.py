@@ -15,13 +15,18 @@ import torch
 
 import alq_hvd
 
-hvd.init()
+others = hvd.ProcessSet([1])
+hvd.init(process_sets=[others])
 what, rank = sys.argv[2], hvd.rank()
 torch.manual_seed(0)
 model = torch.nn.Linear(50, 50)
 options: dict[str, Any] = {"min_elements": 100, "timeout": 8.0}
 if what == "bits":
     options["bits"] = 4 if rank == 1 else 3
+if what == "excluded" and rank == 0:
+    options["process_set"] = others
+if what == "dies_between_shots":
+    options["exchange"] = "two_shot"
 if what == "call_order":
     model = torch.nn.Sequential(*[torch.nn.Linear(50, 50) for _ in range(3)])
 named = None if what == "call_order" else model.named_parameters()
@@ -42,4 +47,6 @@ for step in range(4):
     if what == "dies" and step == 2 and rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     sum(layer(torch.ones(2, 50)).square().mean() for layer in layers).backward()
+    if what == "dies_between_shots" and step == 2 and rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
     optimizer.step()

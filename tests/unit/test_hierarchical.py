@@ -1,0 +1,124 @@
+"""Exact inside a node, two shots between nodes, exact again: on a grid of loopback ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alq_hvd.aggregator import Aggregator
+from alq_hvd.codec.choice import choose_codec
+from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
+from alq_hvd.communicator.nodes import Nodes, group_by_node
+from alq_hvd.errors import ConfigurationError
+from alq_hvd.options import Options
+from alq_hvd.planning import traffic
+from tests.support.exchanging import Watched, aggregate, gradient
+
+
+@dataclass
+class OnGrid(Watched):
+    """Be one rank of a grid: its node's ranks and its peers on other nodes are worlds of their own."""
+
+    nodes: Any = None
+
+
+@dataclass
+class Outcome:
+    mean: np.ndarray
+    aggregator: Aggregator
+    inside: list[tuple[str, str, int]]
+    across: list[tuple[str, str, int]]
+
+
+def run(nodes: int, per_node: int, elements: int, **options: Any) -> list[Outcome]:
+    """Average one gradient a rank over ``nodes`` times ``per_node`` ranks."""
+    node_worlds = [LoopbackWorld(per_node) for _ in range(nodes)]
+    place_worlds = [LoopbackWorld(nodes) for _ in range(per_node)]
+
+    def program(ranks: LoopbackCommunicator) -> Outcome:
+        node, place = divmod(ranks.rank, per_node)
+        inside = Watched(LoopbackCommunicator(node_worlds[node], place))
+        across = Watched(LoopbackCommunicator(place_worlds[place], node))
+        own = OnGrid(ranks, nodes=Nodes(inside, across))
+        mean, aggregator = aggregate(own, elements, exchange="hierarchical", **options)  # type: ignore[arg-type]
+        assert [name for _, name, _ in own.started if ".group" in name] == []  # nothing crosses all ranks at once
+        return Outcome(mean, aggregator, inside.started, across.started)
+
+    return LoopbackWorld(nodes * per_node).run(program)
+
+
+def exact_mean(ranks: int, elements: int, step: int = 0) -> np.ndarray:
+    return np.mean([gradient(rank, elements, step=step) for rank in range(ranks)], axis=0, dtype=np.float64)
+
+
+GRIDS = [(2, 2), (3, 2), (2, 4), (1, 3), (4, 1)]
+
+
+@pytest.mark.parametrize(("nodes", "per_node"), GRIDS)
+def test_buckets_of_one_coordinate_give_the_exact_mean(nodes: int, per_node: int) -> None:
+    for outcome in run(nodes, per_node, 997, bits=3, bucket_size=1):
+        np.testing.assert_allclose(outcome.mean, exact_mean(nodes * per_node, 997), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("nodes", "per_node"), GRIDS)
+@pytest.mark.parametrize("elements", [1, 64, 1000])
+def test_every_rank_gets_the_same_bits(nodes: int, per_node: int, elements: int) -> None:
+    first, *others = run(nodes, per_node, elements, bits=3, bucket_size=64, method="alq", steps=3, schedule=[0, 1])
+    assert all(other.mean.tobytes() == first.mean.tobytes() for other in others)
+    fingerprints = {outcome.aggregator.levels_fingerprint for outcome in [first, *others]}
+    assert len(fingerprints) == 1
+
+
+def test_the_mean_over_many_seeds_is_the_exact_mean() -> None:
+    draws = 250
+    drawn = np.stack([run(2, 2, 200, bits=3, bucket_size=64, seed=seed)[0].mean for seed in range(draws)])
+    deviation = drawn.astype(np.float64).mean(axis=0) - exact_mean(4, 200)
+    scores = deviation / (drawn.std(axis=0, ddof=1) / np.sqrt(draws))
+    assert abs(float(scores.mean())) < 4 / np.sqrt(scores.size)
+    assert float(np.square(scores).mean()) == pytest.approx(1, abs=5 * np.sqrt(2 / scores.size))
+
+
+def test_only_the_nodes_sums_are_quantised_so_two_nodes_of_four_err_less_than_eight_ranks() -> None:
+    """With noise as gradients a node's sum is quantised once where four ranks would each be: about the same error;
+    with one node nothing is lost but by the second shot."""
+    options = {"bits": (3, 8), "bucket_size": 64, "signal": 0.0}
+    exact = np.mean([gradient(rank, 4096, signal=0.0) for rank in range(8)], axis=0, dtype=np.float64)
+
+    def error(outcomes: list[Outcome]) -> float:
+        return float(((outcomes[0].mean - exact) ** 2).sum() / (exact**2).sum())
+
+    one_shot = error(run(1, 8, 4096, **{**options, "bits": (8, 8)}))
+    quantised = error(run(2, 4, 4096, **options))
+    assert one_shot < 1e-3 < quantised < 0.1
+
+
+def test_bytes_between_nodes_are_those_of_the_plan() -> None:
+    elements, bits = 2**18, (4, 8)
+    for outcome in run(4, 2, elements, bits=bits, bucket_size=512):
+        split = traffic.hierarchical(4, 2, bits, 512)
+        across = sum(count for _, _, count in outcome.across)
+        inside = sum(count for _, _, count in outcome.inside)
+        assert split.between_nodes * elements < across < 1.03 * split.between_nodes * elements
+        assert inside == pytest.approx(split.inside_node * elements, rel=0.01)
+        assert outcome.aggregator.ledger.bytes_last_step == across + inside
+
+
+def test_nodes_with_different_numbers_of_ranks_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"equally many.*ranks \[0, 1, 3\]; ranks \[2\].*two_shot"):
+        group_by_node([7, 7, 2, 7])
+
+
+def test_ranks_are_grouped_wherever_they_are() -> None:
+    assert group_by_node([1, 0, 1, 0]) == [[0, 2], [1, 3]]
+
+
+def test_a_world_that_knows_no_nodes_is_refused() -> None:
+    def program(ranks: LoopbackCommunicator) -> None:
+        aggregator = Aggregator(Options(method="alq", bits=3, exchange="hierarchical"), choose_codec("auto"))
+        with pytest.raises(ConfigurationError, match="needs to know nodes, which LoopbackCommunicator does not tell"):
+            aggregator.connect(ranks, ranks)
+
+    LoopbackWorld(2).run(program)
