@@ -34,6 +34,9 @@ bench: setup ## Run every program in benchmarks/; each writes its figures to ben
 	@set -e; for script in $$(grep -l "__main__" benchmarks/*.py); do \
 		echo "== $$script"; $(PYTHON_ENV) "$$script" $(ARGS); done
 
+bench-exchange: setup ## Measure every exchange and stock Horovod on shaped links between namespaces (root). ARGS=... is passed on.
+	@$(PYTHON_ENV) benchmarks/exchange.py $(ARGS)
+
 docs: setup ## Build the documentation as HTML pages in docs/_build/html.
 	@$(PYTHON_ENV) -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
