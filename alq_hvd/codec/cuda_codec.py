@@ -69,7 +69,7 @@ class CudaCodec:
         group, chunk = cuda_structs.group(layout), chunk_size(config.bucket_size, self.device)
         kept = 0 if residual is None else int(residual.data_ptr())
         data, ends = self._memory.addresses(parts, self.device)
-        tensors = np.array((data, ends, kept), dtype=cuda_structs.TENSORS)
+        tensors = np.array((data, ends, kept, len(parts), 0), dtype=cuda_structs.TENSORS)
         keyed = (key_struct(key.first, key.second), np.uint32(key.first_element))
         tables = self._memory.tables(levels, config.bits, self.device)
         plan, out = np.uint32(layout.codes_offset // 4), int(record.data_ptr())
@@ -115,7 +115,16 @@ class CudaCodec:
         data, ends = self._memory.addresses(parts, self.device)
         tables = self._memory.tables(levels, layout.quantiser.bits, self.device)
         kind, blocks = TYPES[str(parts[0].dtype)], cuda_structs.decode_blocks(layout.elements, WARPS)
-        arguments = (described, cuda_structs.group(layout), tables, np.float32(scale), data, ends, checks)
+        arguments = (
+            described,
+            cuda_structs.group(layout),
+            tables,
+            np.float32(scale),
+            data,
+            ends,
+            np.uint32(len(parts)),
+            checks,
+        )
         launch(f"alq::decode_sum<{kind}, {layout.quantiser.bits}>", blocks, arguments, self.device)
         launch("alq::finish_decode", 1, (described, checks, self._memory.status(self.device)), self.device)
         return out
@@ -177,7 +186,7 @@ class CudaCodec:
         layout, kind = RecordLayout(elements, config), TYPES[str(parts[0].dtype)]
         group = cuda_structs.group(layout)
         data, ends = self._memory.addresses(parts, self.device)
-        tensors = np.array((data, ends, 0), dtype=cuda_structs.TENSORS)
+        tensors = np.array((data, ends, 0, len(parts), 0), dtype=cuda_structs.TENSORS)
         norms, limits = self._norms(group, tensors, kind, layout)
         counted = torch.zeros(2 * BINS + 4 * layout.buckets, dtype=torch.float64, device=f"cuda:{self.device}")
         mass, first, moments = (int(counted[start:].data_ptr()) for start in (0, BINS, 2 * BINS))

@@ -15,7 +15,7 @@ KEY = np.dtype([("first", "<u4"), ("second", "<u4")])
 GROUP = np.dtype(
     [("elements", "<u4"), ("bucket_size", "<u4"), ("maximum_norm", "<u4"), ("reserved", "<u4"), ("clip", "<f8")]
 )
-TENSORS = np.dtype([("data", "<u8"), ("ends", "<u8"), ("residual", "<u8")])
+TENSORS = np.dtype([("data", "<u8"), ("ends", "<u8"), ("residual", "<u8"), ("count", "<u4"), ("reserved", "<u4")])
 RECORD_PLAN = np.dtype([("codes_offset", "<u4"), ("payload", "<u4"), ("record", "<u4"), ("header", "<u4", 7)])
 RECORDS = np.dtype(
     [("data", "<u8"), ("senders", "<u8"), ("count", "<u4"), ("codes_offset", "<u4"), ("expected", "<u4", 6)]

@@ -34,8 +34,10 @@ alq::Tables tables_of(const float* levels, const float* inverse_gaps, int count,
 }
 
 template <typename T>
-alq::Tensors<T> tensors_of(const void* const* data, const uint32_t* ends, const float* residual) {
-  return {reinterpret_cast<const T* const*>(data), ends, residual};
+alq::Tensors<T> tensors_of(const void* const* data, const uint32_t* ends, const float* residual, uint32_t elements) {
+  uint32_t count = 0;
+  while (elements && ends[count++] < elements) continue;
+  return {reinterpret_cast<const T* const*>(data), ends, residual, count, 0};
 }
 
 unsigned blocks(uint64_t elements, uint64_t each) { return static_cast<unsigned>((elements + each - 1) / each); }
@@ -57,7 +59,7 @@ void emulated_encode(int type, int bits, const alq::Group* group, const void* co
   emulated::launch(1, alq::kThreads, [&] { alq::begin_record(*plan, buckets, record); });
   with_type(type, [&](auto example) {
     using T = decltype(example);
-    const auto tensors = tensors_of<T>(data, ends, residual);
+    const auto tensors = tensors_of<T>(data, ends, residual, n);
     std::vector<float> norms(buckets), limits(buckets);
     with_bits(bits, [&](auto b) {
       constexpr int B = decltype(b)::value;
@@ -86,7 +88,7 @@ uint32_t emulated_decode_sum(int type, int bits, const alq::Records* records, co
     with_bits(bits, [&](auto b) {
       emulated::launch(blocks(group->elements, alq::kWarps * alq::kTile), alq::kThreads, [&] {
         alq::decode_sum<T, decltype(b)::value>(*records, *group, tables, scale, reinterpret_cast<T* const*>(data), ends,
-                                               checks.data());
+                                               tensors_of<T>(data, ends, nullptr, group->elements).count, checks.data());
       });
     });
   });
@@ -110,7 +112,7 @@ void emulated_statistics(const alq::Group* group, const void* const* data, const
                          double* mass, double* first_moment, double* moments) {
   const uint32_t buckets = blocks(group->elements, group->bucket_size);
   std::vector<float> norms(buckets), limits(buckets);
-  const auto tensors = tensors_of<float>(data, ends, nullptr);
+  const auto tensors = tensors_of<float>(data, ends, nullptr, group->elements);
   emulated::launch(buckets, alq::kThreads, [&] { alq::bucket_norms<float>(*group, tensors, norms.data(), limits.data()); });
   emulated::launch(buckets < 3 ? buckets : 3, alq::kThreads, [&] {
     alq::statistics<float>(*group, tensors, norms.data(), limits.data(), *bins, mass, first_moment, moments);

@@ -72,7 +72,7 @@ ALQ_DEVICE void sum_records(const Records& records, const Group& group, uint32_t
 // Write scale * sum of the records to the tensors of the group.
 template <typename T, int B>
 __global__ void __launch_bounds__(kThreads) decode_sum(Records records, Group group, const Tables* tables, float scale, T* const* data,
-                           const uint32_t* ends, uint32_t* checks) {
+                           const uint32_t* ends, uint32_t tensors, uint32_t* checks) {
   __shared__ float levels[256];
   copy_table(tables->decoded, levels, 1 << B);
   __syncthreads();
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kThreads) decode_sum(Records records, Group gr
   if (begin >= group.elements) return;
   float sums[kRows];
   sum_records<B>(records, group, begin, levels, sums, checks);
-  uint32_t tensor = 0;
+  uint32_t tensor = locate(ends, tensors, begin);
 #pragma unroll
   for (int row = 0; row < kRows; ++row) {
     const uint32_t element = begin + row * kLanes + threadIdx.x % kLanes;

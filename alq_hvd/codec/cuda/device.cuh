@@ -71,6 +71,19 @@ struct Tables {
   float smallest_level;
 };
 
+// Return the tensor that holds `element`: the first k with element < ends[k].
+ALQ_DEVICE uint32_t locate(const uint32_t* ends, uint32_t count, uint32_t element) {
+  uint32_t low = 0;
+  for (uint32_t high = count - 1; low < high;) {
+    const uint32_t middle = (low + high) / 2;
+    if (element < ends[middle])
+      high = middle;
+    else
+      low = middle + 1;
+  }
+  return low;
+}
+
 // The tensors of a fusion group, one after another: element e lies in the first tensor k with e < ends[k]. `residual`,
 // float32[elements] or null, is added to the gradient (error feedback).
 template <typename T>
@@ -78,10 +91,13 @@ struct Tensors {
   const T* const* data;
   const uint32_t* ends;
   const float* residual;
+  uint32_t count, reserved;
 
   ALQ_DEVICE uint32_t start(uint32_t k) const { return k ? ends[k - 1] : 0; }
 
-  // Return the tensor that holds `element`, searching forwards from tensor k.
+  ALQ_DEVICE uint32_t find(uint32_t element) const { return locate(ends, count, element); }
+
+  // Return the tensor that holds `element`, which is tensor k or one soon after it.
   ALQ_DEVICE uint32_t find(uint32_t element, uint32_t k) const {
     while (element >= ends[k]) ++k;
     return k;

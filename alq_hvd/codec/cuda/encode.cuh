@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kThreads) encode(Group group, Tensors<T> tenso
   __shared__ Shared shared;
   const uint32_t begin = blockIdx.x * static_cast<uint32_t>(chunk_size), left = group.elements - begin;
   const int size = left < static_cast<uint32_t>(chunk_size) ? left : chunk_size;
-  uint32_t tensor = 0;
+  uint32_t tensor = tensors.find(begin + threadIdx.x);
   for (int i = threadIdx.x; i < size; i += kThreads) {
     tensor = tensors.find(begin + i, tensor);
     chunk[i] = tensors.load(begin + i, tensor);
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(kThreads) bucket_norms(Group group, Tensors<T>
   const auto total = [&](auto combine, auto f) {
     for (uint32_t s = threadIdx.x; s < kSumLanes; s += kThreads) {
       double sum = 0;
-      uint32_t tensor = 0;
+      uint32_t tensor = tensors.find(begin + s);
       for (uint32_t i = s; i < size; i += kSumLanes) {
         tensor = tensors.find(begin + i, tensor);
         sum = combine(sum, f(clamp(tensors.load(begin + i, tensor), -limit, limit)));
@@ -224,7 +224,7 @@ __global__ void __launch_bounds__(kThreads) encode_with_norms(Group group, Tenso
   uint32_t check = 0;
   if (begin < group.elements) {
     const int rest = group.elements - begin < kTile ? group.elements - begin : kTile;
-    uint32_t tensor = 0;
+    uint32_t tensor = tensors.find(begin);
     const auto value = [&](int i) {
       tensor = tensors.find(begin + i, tensor);
       const float limit = limits[(begin + i) / d];

@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads) statistics(Group group, Tensors<T> t
     for (int i = 0; i < bins.weight_exponent; ++i) weight *= norm;
     const auto total = [&](auto f) {
       double sum = 0;
-      uint32_t tensor = 0;
+      uint32_t tensor = tensors.find(begin);
       for (uint32_t i = threadIdx.x; used && i < size; i += kThreads) {
         tensor = tensors.find(begin + i, tensor);
         sum += f(clamp(tensors.load(begin + i, tensor), -limit, limit) / norm);
