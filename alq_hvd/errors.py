@@ -46,3 +46,7 @@ class BackendUnavailable(AlqError, ImportError):
 
 class StateError(AlqError, ValueError):
     """A saved state does not belong to this configuration, or is damaged."""
+
+
+class CheckpointError(AlqError):
+    """A checkpoint could not be written, or none of those on disk can be read."""

@@ -18,6 +18,7 @@ ResultOut = TypeVar("ResultOut", covariant=True)
 DEFAULT_TIMEOUT = 600.0
 """Seconds after which a collective that nobody completes becomes an error instead of a hang."""
 _SHORTEST_NAP, _LONGEST_NAP = 2e-5, 1e-3
+_LARGEST_PIECE = 2**30
 
 
 class Pending(Protocol[ResultOut]):
@@ -121,3 +122,18 @@ def allgather_bytes(communicator: Communicator, data: bytes, name: str) -> list[
     padded = as_payload(data.ljust(max(lengths), b"\0"))
     received = communicator.allgather(padded, f"{name}.data").wait()
     return [raw[:length].tobytes() for raw, length in zip(received, lengths, strict=True)]
+
+
+def broadcast_bytes(communicator: Communicator, data: bytes, root: int, name: str) -> bytes:
+    """Give ``data`` of ``root``, of any length, to every rank; what other ranks pass is ignored; blocks.
+
+    1. Broadcast the length. 2. Broadcast the data, in pieces, because MPI counts bytes in 32 bits.
+    """
+    own_length = np.array([len(data)], dtype="<i8").view(np.uint8)
+    length = int(communicator.broadcast(own_length, root, f"{name}.length").wait().view("<i8")[0])
+    own = as_payload(data) if communicator.rank == root else np.zeros(length, dtype=np.uint8)
+    pieces = []
+    for start in range(0, length, _LARGEST_PIECE):
+        piece = own[start : start + _LARGEST_PIECE]
+        pieces.append(communicator.broadcast(piece, root, f"{name}.data").wait().tobytes())
+    return b"".join(pieces)

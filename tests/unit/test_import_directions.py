@@ -19,8 +19,8 @@ LAYERS = (
     {"methods", "exchange", "adaptation", "fusion"},
     {"options", "handshake"},
     {"aggregator", "connection"},
-    {"compression"},
-    {"constructors"},
+    {"compression", "checkpoint"},
+    {"constructors", "slurm"},
     {"__init__", "cli"},
     {"__main__"},
 )

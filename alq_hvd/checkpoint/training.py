@@ -1,0 +1,173 @@
+"""All that a training needs to go on bit for bit, from every rank into one file and back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alq_hvd.checkpoint import random_state
+from alq_hvd.checkpoint.plain import pack, unpack
+from alq_hvd.checkpoint.store import CheckpointStore
+from alq_hvd.communicator.base import Communicator, allgather_bytes, broadcast_bytes
+from alq_hvd.communicator.horovod import HorovodCommunicator
+from alq_hvd.errors import AlqError, CheckpointError, StateError
+
+_logger = logging.getLogger(__name__)
+_CHIEF = 0
+_FINE, _FAILED = b"\0", b"\1"
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Say where a run goes on.
+
+    Attributes:
+        step: what ``save`` was given.
+        position: what ``save`` was given on rank 0.
+        path: the file.
+        same_world: whether as many ranks run as did when it was saved; only then the continuation is bit-exact.
+    """
+
+    step: int
+    position: dict[str, Any]
+    path: Path
+    same_world: bool
+
+
+class Checkpoint:
+    """Save and restore model, optimizer, schedule, codec, random generators and the position in the data.
+
+    Rank 0 writes one file. Parameters, optimizer and schedule are rank 0's, for they are equal everywhere; buffers
+    (BatchNorm's statistics), generators, codec and ``own`` are kept for each rank.
+
+    All ranks must agree on: when ``save`` and ``restore`` are called.
+
+    Args:
+        directory: of this run alone.
+        model, optimizer: as given to Horovod; the optimizer may be ``hvd.DistributedOptimizer``.
+        schedule: a learning-rate schedule, if there is one.
+        compression: of ``alq_hvd.Compression``; stock Horovod's have no state and are accepted.
+        settings: plain values, such as the seed and the batch size, without which the continuation makes no sense:
+            a resumed run that has others is refused.
+        own: more objects with ``state_dict`` and ``load_state_dict``, kept for each rank.
+        keep: how many checkpoints stay on disk, at least 2.
+        communicator: of all ranks; Horovod's when ``None``.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        model: Any,
+        optimizer: Any,
+        schedule: Any = None,
+        compression: Any = None,
+        settings: Mapping[str, Any] | None = None,
+        own: Mapping[str, Any] | None = None,
+        keep: int = 2,
+        communicator: Communicator | None = None,
+    ) -> None:
+        self._store = CheckpointStore(Path(directory), keep)
+        self._model = model
+        self._settings = dict(settings or {})
+        self._shared = {"optimizer": optimizer, **({} if schedule is None else {"schedule": schedule})}
+        self._own = dict(own or {})
+        if hasattr(compression, "state_dict"):
+            self._own["compression"] = compression
+        self._communicator = communicator or HorovodCommunicator()
+
+    def save(self, step: int, position: dict[str, Any]) -> Path:
+        """Write the checkpoint of ``step``, between two steps; return its path once it is safely on disk.
+
+        1. Every rank gathers its own part. 2. All-gather the parts. 3. Rank 0 writes. 4. Broadcast how that went.
+
+        Args:
+            step: completed steps, which also names the file.
+            position: plain values from which the data loader goes on; rank 0's is kept.
+
+        Raises:
+            StateError: when a state holds something that could not be read back.
+            CheckpointError: on every rank, when rank 0 could not write.
+        """
+        own = {
+            "buffers": dict(self._model.named_buffers()),
+            "random": random_state.capture(),
+            **{name: part.state_dict() for name, part in self._own.items()},
+        }
+        parts = allgather_bytes(self._communicator, pack(own, "own"), "alq_hvd.checkpoint.parts")
+
+        def write() -> bytes:
+            shared = {"model": self._model.state_dict()}
+            shared |= {name: part.state_dict() for name, part in self._shared.items()}
+            whole = {"settings": self._settings, "position": position, "shared": shared, "parts": parts}
+            return str(self._store.write(step, pack(whole, "checkpoint"))).encode()
+
+        return Path(self._from_chief(write).decode())
+
+    def restore(self) -> Restored | None:
+        """Go back to the newest whole checkpoint on every rank; ``None``, and nothing is touched, where there is none.
+
+        Raises:
+            StateError: when the checkpoint belongs to another model, optimizer, compression or other settings.
+            CheckpointError: when there are checkpoints but every one is damaged.
+        """
+
+        def read() -> bytes:
+            found = self._store.newest()
+            return b"" if found is None else pack((found.step, str(found.path), found.payload), "found")
+
+        received = self._from_chief(read)
+        if not received:
+            return None
+        step, path, payload = unpack(received, "found")
+        whole = unpack(payload, path)
+        self._require_same_settings(whole["settings"], path)
+        rank, size, parts = self._communicator.rank, self._communicator.size, whole["parts"]
+        own = unpack(parts[rank if rank < len(parts) else _CHIEF], f"{path}, rank {rank}")
+        if own.keys() != {"buffers", "random", *self._own} or whole["shared"].keys() != {"model", *self._shared}:
+            raise StateError(
+                f"{path}: expected the states of {', '.join(['model', *self._shared, *self._own])}, got "
+                f"{', '.join([*whole['shared'], *sorted(own.keys() - {'buffers', 'random'})])}: resume with what it "
+                "was saved with"
+            )
+        try:
+            self._model.load_state_dict(whole["shared"]["model"])
+            for name, buffer in self._model.named_buffers():
+                buffer.copy_(own["buffers"][name])
+            for name, part in self._shared.items():
+                part.load_state_dict(whole["shared"][name])
+            for name, part in self._own.items():
+                part.load_state_dict(own[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise StateError(f"{path} does not fit this program: {error}") from error
+        if rank < len(parts):  # a rank that is new keeps its own generators, to draw what no other rank draws
+            random_state.put_back(own["random"])
+        if size != len(parts):
+            _logger.warning("%s is of %d ranks, this run has %d: it goes on, but not bit for bit",
+                            path, len(parts), size)  # fmt: skip
+        return Restored(step, whole["position"], Path(path), size == len(parts))
+
+    def _require_same_settings(self, saved: dict[str, Any], path: str) -> None:
+        for name in sorted(saved.keys() | self._settings.keys()):
+            was, now = saved.get(name), self._settings.get(name)
+            if was != now:
+                raise StateError(
+                    f"{name}: expected {was!r}, with which {path} was saved, got {now!r}: "
+                    "use the same options or another directory"
+                )
+
+    def _from_chief(self, work: Callable[[], bytes]) -> bytes:
+        """Let rank 0 work and give everyone the result, or everyone the same error: nobody waits for a dead rank."""
+        answer = b""
+        if self._communicator.rank == _CHIEF:
+            try:
+                answer = _FINE + work()
+            except AlqError as error:
+                answer = _FAILED + str(error).encode()
+        answer = broadcast_bytes(self._communicator, answer, _CHIEF, "alq_hvd.checkpoint.chief")
+        if answer[:1] == _FAILED:
+            raise CheckpointError(f"rank {_CHIEF}: {answer[1:].decode()}")
+        return answer[1:]
