@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import horovod.torch as hvd
@@ -19,20 +20,30 @@ import torch
 from images import methods
 from images.cores import share_cores
 from images.data import DataError, Images, load_images
+from images.evaluation import average_statistics, evaluate
 from images.model import ResNet8
 from images.options import parse_options
+from images.position import Position, Saver
 from images.progress import Progress
 from images.record import Record, digest, write_json
 from images.timing import StepClock
 from torch.nn import functional
 
-from alq_hvd.errors import ConfigurationError
+from alq_hvd.checkpoint import PREEMPTED_STATUS, PreemptionGuard
+from alq_hvd.errors import CheckpointError, ConfigurationError, StateError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one training from the command line; return the exit status."""
     options = parse_options(methods.default_bits(), arguments)
     share_cores()
+    # From before the first collective: a signal that comes early must wait for a step boundary, not kill a rank.
+    with PreemptionGuard() if options.checkpoint else nullcontext() as guard:
+        return run(options, guard)
+
+
+def run(options: argparse.Namespace, guard: PreemptionGuard | None) -> int:
+    """Load the data, train and say how it went; return the exit status."""
     hvd.init()
     if options.batch_size % hvd.size():
         return fail(
@@ -45,13 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(images.train_labels) < options.batch_size:
         return fail(f"expected at least one batch of {options.batch_size}, got {len(images.train_labels)} images")
     try:
-        result = train(options, images)
-    except ConfigurationError as error:  # for example, a number of bits at which the method is not defined
+        result = train(options, images, guard)
+    # For example: a number of bits at which the method is not defined, a checkpoint of other options.
+    except (ConfigurationError, CheckpointError, StateError) as error:
         return fail(str(error))
-    if hvd.rank() == 0:
+    if hvd.rank() == 0 and result is None:
+        print(f"stopped on a signal; the same command goes on from {options.checkpoint}", flush=True)
+    elif hvd.rank() == 0 and result is not None:
         print(f"test accuracy {result['test_accuracy']:.4f}; result in {options.output}", flush=True)
     hvd.shutdown()
-    return 0
+    return PREEMPTED_STATUS if result is None else 0
 
 
 def fail(message: str) -> int:
@@ -62,8 +76,11 @@ def fail(message: str) -> int:
     return 2
 
 
-def train(options: argparse.Namespace, images: Images) -> dict[str, Any]:
-    """Train, record and evaluate; return the result that rank 0 also writes to ``result.json``."""
+def train(options: argparse.Namespace, images: Images, guard: PreemptionGuard | None) -> dict[str, Any] | None:
+    """Train, record and evaluate; return the result that rank 0 also writes to ``result.json``.
+
+    ``None`` when a signal asked to stop: the checkpoint is written, and the same command goes on from there.
+    """
     torch.manual_seed(options.seed)
     model = ResNet8()
     hvd.broadcast_parameters(model.state_dict(), root_rank=0)
@@ -80,51 +97,67 @@ def train(options: argparse.Namespace, images: Images) -> dict[str, Any]:
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=total_steps)
 
-    meter = methods.Meter(options.compression, compression, model)  # (3) only to show what happens inside
-    clock = StepClock(meter.codec_seconds)
+    saver = Saver(options, model, optimizer, schedule, compression)
+    at = saver.restore()
+    meter = methods.Meter(options.compression, compression, model, at.adaptations)  # (3) to show what happens inside
+    clock = StepClock(meter.codec_seconds, at.step, at.seconds)
     chief = hvd.rank() == 0
-    record = Record(options.output) if chief else None
+    record = Record(options.output, (at.step, at.lines) if at.resumed else None) if chief else None
     progress = Progress(total_steps, options.label, options.progress if chief else "none")
     if record is not None:
         if images.note:
             progress.say(images.note)
-        record.write("start", label=options.label, total_steps=total_steps, note=images.note, dataset=images.name)
+        if at.resumed:
+            progress.say(f"going on after step {at.step} of {total_steps}")
+            progress.update(at.step)
+            record.write("resume", step=at.step)
+        else:
+            record.write("start", label=options.label, total_steps=total_steps, note=images.note, dataset=images.name)
 
-    accuracy: list[tuple[int, float]] = []
-    variance: list[tuple[int, float]] = []
-    began = time.perf_counter()
-    step = 0
-    for epoch in range(1, options.epochs + 1):
+    def save() -> None:
+        at.seconds, at.train_seconds = dict(clock.total), time.perf_counter() - began
+        at.lines, at.adaptations = record.size if record is not None else 0, meter.adaptations_seen
+        saver.save(at)
+
+    began = time.perf_counter() - at.train_seconds
+    while at.epoch <= options.epochs:
         model.train()
-        for pixels, labels in batches(images, options, epoch):
+        for pixels, labels in batches(images, options, at):
             with clock.step():
                 optimizer.zero_grad()
                 loss = functional.cross_entropy(model(pixels), labels)
                 loss.backward()
-                meter.look_at_gradients(step, options.log_every)
+                meter.look_at_gradients(at.step, options.log_every)
                 # step() would synchronise by itself: it is done apart here only to measure it apart.
                 with clock.exchange():
                     optimizer.synchronize()
                 with optimizer.skip_synchronize():
                     optimizer.step()
                 schedule.step()
-            step += 1
-            if record is not None and (step % options.log_every == 0 or step == total_steps):
+            at.step, at.batch = at.step + 1, at.batch + 1
+            if record is not None and (at.step % options.log_every == 0 or at.step == total_steps):
                 now = meter.read()
                 for event in meter.new_adaptations():
                     record.write("adaptation", **event)
                 if now.relative_variance is not None:
                     # The latest measurement is of the step that began this stretch of the log.
-                    variance.append(((step - 1) // options.log_every * options.log_every, now.relative_variance))
+                    at.variance.append(((at.step - 1) // options.log_every * options.log_every, now.relative_variance))
                 values = {"loss": loss.item(), "lr": float(schedule.get_last_lr()[0]), **now.as_scalars()}
-                record.write("step", step=step, epoch=epoch, **values, seconds=clock.last)
-                record.scalars(step, **values)
-                progress.update(step, f"loss {values['loss']:.3f}")
+                record.write("step", step=at.step, epoch=at.epoch, **values, seconds=clock.last)
+                record.scalars(at.step, **values)
+                progress.update(at.step, f"loss {values['loss']:.3f}")
+            if guard is not None and guard.stop_agreed():
+                save()
+                progress.close()
+                return None
+            if saver.due(at):
+                save()
         average_statistics(model)
-        accuracy.append((epoch, evaluate(model, images)))
+        at.accuracy.append((at.epoch, evaluate(model, images)))
         if record is not None:
-            record.write("epoch", epoch=epoch, step=step, test_accuracy=accuracy[-1][1])
-            record.scalars(step, test_accuracy=accuracy[-1][1])
+            record.write("epoch", epoch=at.epoch, step=at.step, test_accuracy=at.accuracy[-1][1])
+            record.scalars(at.step, test_accuracy=at.accuracy[-1][1])
+        at.epoch, at.batch = at.epoch + 1, 0
     train_seconds = time.perf_counter() - began
     progress.close()
 
@@ -138,10 +171,11 @@ def train(options: argparse.Namespace, images: Images) -> dict[str, Any]:
         "test_images": len(images.test_labels),
         "world_size": hvd.size(),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "steps": step,
-        "test_accuracy": accuracy[-1][1],
-        "accuracy": accuracy,
-        "variance": variance,
+        "steps": at.step,
+        "resumed": at.resumed,
+        "test_accuracy": at.accuracy[-1][1],
+        "accuracy": at.accuracy,
+        "variance": at.variance,
         "seconds_per_step": clock.per_step(),
         "train_seconds": train_seconds,
         "weights_sha256": weights,
@@ -152,30 +186,12 @@ def train(options: argparse.Namespace, images: Images) -> dict[str, Any]:
     return result
 
 
-def batches(images: Images, options: argparse.Namespace, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield this rank's share of every batch, in an order that depends on the seed and the epoch alone."""
-    order = np.random.default_rng((options.seed, epoch)).permutation(len(images.train_labels))
-    for start in range(0, len(order) - options.batch_size + 1, options.batch_size):
+def batches(images: Images, options: argparse.Namespace, at: Position) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield this rank's share of every batch still to do, in an order that depends on seed and epoch alone."""
+    order = np.random.default_rng((options.seed, at.epoch)).permutation(len(images.train_labels))
+    for start in range(at.batch * options.batch_size, len(order) - options.batch_size + 1, options.batch_size):
         rows = torch.from_numpy(order[start : start + options.batch_size][hvd.rank() :: hvd.size()])
         yield images.train_images[rows], images.train_labels[rows]
-
-
-def average_statistics(model: torch.nn.Module) -> None:
-    """Replace BatchNorm's running mean and variance, which differ between ranks, by their mean over the ranks."""
-    for name, buffer in model.named_buffers():
-        if buffer.is_floating_point():
-            hvd.allreduce_(buffer, name=f"statistics.{name}")
-
-
-@torch.inference_mode()
-def evaluate(model: torch.nn.Module, images: Images) -> float:
-    """Return the accuracy on the test set, of which every rank looks at its share."""
-    model.eval()
-    pixels, labels = images.test_images[hvd.rank() :: hvd.size()], images.test_labels[hvd.rank() :: hvd.size()]
-    chunks = zip(pixels.split(250), labels.split(250), strict=True)
-    correct = sum(int((model(some).argmax(dim=1) == truth).sum()) for some, truth in chunks)
-    total = hvd.allreduce(torch.tensor([float(correct)], dtype=torch.float64), name="correct", op=hvd.Sum)
-    return float(total) / len(images.test_labels)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from alq_hvd import backends
 from alq_hvd.communicator.base import Communicator, Payload, Pending
 from alq_hvd.communicator.horovod import HorovodCommunicator
 
@@ -65,9 +66,9 @@ class PreemptionGuard:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if kind is None and self._question is not None:
+        if kind is None and self._question is not None and not self._horovod_is_down():
             self._question.wait()
-            self._question = None
+        self._question = None
 
     def stop_agreed(self) -> bool:
         """Return whether all ranks stop here; call it at every step boundary.
@@ -83,6 +84,10 @@ class PreemptionGuard:
         stop = self._question is not None and any(flag[0] for flag in self._question.wait())
         self._question = None if stop else self._ask(self._communicator)
         return stop
+
+    def _horovod_is_down(self) -> bool:
+        """Return whether the program has called ``hvd.shutdown()`` already, which leaves nothing to wait for."""
+        return isinstance(self._communicator, HorovodCommunicator) and not backends.horovod().is_initialized()
 
     def _ask(self, communicator: Communicator) -> Pending[list[Payload]]:
         flag = np.array([self.received is not None], dtype=np.uint8)

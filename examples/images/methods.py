@@ -34,6 +34,7 @@ def build(options: argparse.Namespace, model: torch.nn.Module) -> Any:
     return method(
         bits=options.bits,
         bucket_size=options.bucket_size,
+        min_elements=options.min_elements,
         seed=options.seed,
         measure_every=options.log_every,
         schedule=options.adapt_at or options.adapt_every,
@@ -61,11 +62,11 @@ class Reading:
 class Meter:
     """Read bytes, variance and levels from an alq_hvd compression, or compute them for stock Horovod."""
 
-    def __init__(self, name: str, compression: Any, model: torch.nn.Module) -> None:
+    def __init__(self, name: str, compression: Any, model: torch.nn.Module, adaptations_seen: int = 0) -> None:
         self._name = name
         self._metrics = getattr(compression, "metrics", None)
         self._parameters = list(model.parameters())
-        self._adaptations_seen = 0
+        self.adaptations_seen = adaptations_seen
         self._cast_variance: float | None = 0.0 if name == "fp32" else None
 
     def codec_seconds(self) -> dict[str, float]:
@@ -94,8 +95,8 @@ class Meter:
         """Return what became of the levels since the last call of this method."""
         if self._metrics is None:
             return []
-        new: list[dict[str, Any]] = self._metrics()["adaptations"][self._adaptations_seen :]
-        self._adaptations_seen += len(new)
+        new: list[dict[str, Any]] = self._metrics()["adaptations"][self.adaptations_seen :]
+        self.adaptations_seen += len(new)
         return new
 
     def summary(self) -> dict[str, Any]:

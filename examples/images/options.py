@@ -31,6 +31,9 @@ def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | 
     when.add_argument(
         "--adapt-at", type=natural, nargs="+", metavar="STEP", help="refit them at these steps (default: the paper's)"
     )
+    method.add_argument(
+        "--min-elements", type=natural, default=1024, help="smaller gradients stay exact, with Horovod (default: 1024)"
+    )
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=positive, default=6, help="passes over the training images (default: 6)")
     training.add_argument("--batch-size", type=positive, default=128, help="images a step, of all ranks (default: 128)")
@@ -39,6 +42,17 @@ def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | 
     data.add_argument("--data", type=Path, help="folder with the four Fashion-MNIST files (default: Debian's)")
     data.add_argument("--train-images", type=positive, help="how many training images (default: all)")
     data.add_argument("--test-images", type=positive, help="how many test images (default: all)")
+    cuts = parser.add_argument_group("going on after a cut")
+    cuts.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="keep checkpoints here, and go on from the newest one; on USR1 or TERM: finish the step, save, exit with "
+        "status 75",
+    )
+    cuts.add_argument(
+        "--checkpoint-every", type=positive, default=100, metavar="STEPS", help="steps between two (default: 100)"
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, help="folder for records (default: runs/LABEL)")
     output.add_argument("--label", help="name of this run in progress bar and report (default: method and bits)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -15,14 +16,28 @@ RESULT_FILE = "result.json"
 
 
 class Record:
-    """Write one run's events into ``directory``, which may hold an earlier run: that one is replaced."""
+    """Write one run's events into ``directory``, which may hold an earlier run: that one is replaced.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: made when missing.
+        resume_at: (step, value of ``size`` at that step) at which this run goes on; what was written after it goes.
+    """
+
+    def __init__(self, directory: Path, resume_at: tuple[int, int] | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / RESULT_FILE).unlink(missing_ok=True)
         self._directory = directory
-        self._lines: IO[str] = (directory / STEPS_FILE).open("w", encoding="utf-8")
-        self._scalars = _open_tensorboard(directory / "tensorboard")
+        step, size = resume_at or (None, 0)
+        path = directory / STEPS_FILE
+        if path.exists():
+            os.truncate(path, min(size, path.stat().st_size))
+        self._lines: IO[str] = path.open("a", encoding="utf-8")
+        self._scalars = _open_tensorboard(directory / "tensorboard", step)
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes the lines take so far."""
+        return (self._directory / STEPS_FILE).stat().st_size
 
     def write(self, kind: str, **values: Any) -> None:
         """Append one event as a line of JSON, at once on disk, so that others can follow the run."""
@@ -63,11 +78,13 @@ def digest(state: dict[str, torch.Tensor]) -> str:
     return sha256.hexdigest()
 
 
-def _open_tensorboard(directory: Path) -> Any:
+def _open_tensorboard(directory: Path, resume_at: int | None) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # tensorboard is optional: steps.jsonl holds the same numbers
         return None
+    if resume_at is not None:
+        return SummaryWriter(str(directory), purge_step=resume_at + 1)
     # Two runs in one folder would be drawn over each other.
     for old in directory.glob("events.out.tfevents.*"):
         old.unlink()

@@ -24,12 +24,17 @@ class StepClock:
     * compute: the rest of the step (data, forward, backward, optimizer).
     """
 
-    def __init__(self, codec_seconds: Callable[[], Seconds] | None = None) -> None:
-        """Read the codec's cumulative seconds from ``codec_seconds``; ``None`` where there is no codec."""
+    def __init__(
+        self, codec_seconds: Callable[[], Seconds] | None = None, steps: int = 0, total: Seconds | None = None
+    ) -> None:
+        """Read the codec's cumulative seconds from ``codec_seconds``, ``None`` where there is no codec.
+
+        A resumed run goes on from the ``steps`` and the ``total`` that it had.
+        """
         self._codec_seconds = codec_seconds or (lambda: dict.fromkeys(CODEC_PARTS, 0.0))
         self._exchange = 0.0
-        self.steps = 0
-        self.total = dict.fromkeys(PARTS, 0.0)
+        self.steps = steps
+        self.total = dict.fromkeys(PARTS, 0.0) | dict(total or {})
         self.last = dict.fromkeys(PARTS, 0.0)
 
     @contextmanager

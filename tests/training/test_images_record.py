@@ -32,6 +32,21 @@ def test_a_new_run_replaces_the_old_one(tmp_path: Path) -> None:
     assert len(list((tmp_path / "tensorboard").glob("events.*"))) <= 1
 
 
+def test_a_resumed_run_keeps_what_was_written_before_its_checkpoint(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    record.write("step", step=1)
+    size = record.size
+    record.scalars(1, loss=1.0)
+    record.write("step", step=2)
+    record.close({})
+    record = Record(tmp_path, resume_at=(1, size))
+    assert not (tmp_path / RESULT_FILE).exists()
+    record.write("step", step=2, again=True)
+    record.close({})
+    lines = [json.loads(line) for line in (tmp_path / STEPS_FILE).read_text().splitlines()]
+    assert lines == [{"kind": "step", "step": 1}, {"kind": "step", "step": 2, "again": True}]
+
+
 def test_a_single_bit_changes_the_digest() -> None:
     weights = {"a": torch.arange(4.0), "steps": torch.tensor(3)}
     same = {name: value.clone() for name, value in reversed(weights.items())}
