@@ -138,9 +138,13 @@ class Header(NamedTuple):
         )
 
 
-def seal(record: npt.NDArray[np.uint8], layout: RecordLayout, stamp: Stamp) -> None:
-    """Write the header of ``record``, whose norms and codes are already in place."""
-    HEADER.pack_into(record.data, 0, *Header.of(layout, stamp, checksum(record)))
+def seal(record: npt.NDArray[np.uint8], layout: RecordLayout, stamp: Stamp, check: int | None = None) -> None:
+    """Write the header of ``record``, whose norms and codes are already in place.
+
+    ``check`` is its ``checksum``, from an encoder that summed up the words as it wrote them.
+    """
+    check = checksum(record) if check is None else check
+    HEADER.pack_into(record.data, 0, *Header.of(layout, stamp, check))
 
 
 def verify(record: npt.NDArray[np.uint8], layout: RecordLayout, stamp: Stamp) -> None:

@@ -51,7 +51,7 @@ class NativeCodec:
         require_encodable(values, layout, levels)
         config = layout.quantiser
         record = layout.new_record()
-        self._native.encode(
+        check = self._native.encode(
             self.instruction_set,
             values,
             record,
@@ -68,7 +68,7 @@ class NativeCodec:
             first_element=key.first_element,
             threads=self.threads,
         )
-        seal(record, layout, stamp)
+        seal(record, layout, stamp, check)
         return record
 
     def decode_sum(

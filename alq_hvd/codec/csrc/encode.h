@@ -53,9 +53,9 @@ ALQ_INLINE void quantise_run(const float* values, int64_t count, const Run& run,
   }
 }
 
-// Pack `rows` rows of 32 codes into whole words; unused bits are zero.
+// Pack `rows` rows of 32 codes into whole words, unused bits zero, and add the words to `sums`.
 template <int B>
-ALQ_INLINE void pack_rows(const uint32_t* codes, int rows, uint32_t* words) {
+ALQ_INLINE void pack_rows(const uint32_t* codes, int rows, uint32_t* words, Words& sums) {
   for (int lane = 0; lane < kLanes; lane += W) {
     Words word = {};
     uint32_t* out = words + lane;
@@ -66,12 +66,16 @@ ALQ_INLINE void pack_rows(const uint32_t* codes, int rows, uint32_t* words) {
       shift += B;
       if (shift >= 32) {
         store(out, word);
+        sums += word;
         out += kLanes;
         shift -= 32;
         word = shift ? code >> (B - shift) : Words{};
       }
     }
-    if (shift) store(out, word);
+    if (shift) {
+      store(out, word);
+      sums += word;
+    }
   }
 }
 
@@ -85,15 +89,20 @@ inline int64_t fetch_distance(const Quantiser& quantiser, int64_t left) {
 }
 
 template <int B>
-void encode_bits(const float* values, int64_t elements, const Quantiser& quantiser, const Table& table, StreamKey key,
+uint32_t encode_bits(const float* values, int64_t elements, const Quantiser& quantiser, const Table& table, StreamKey key,
                  uint32_t first_element, float* scratch, float* norms, uint32_t* words) {
   alignas(64) uint32_t codes[kTile];
   int filled = 0;  // codes of the open tile
+  uint32_t check = 0;
+  Words sums = {};
   for (int64_t start = 0; start < elements; start += quantiser.bucket_size) {
     const int64_t size = elements - start < quantiser.bucket_size ? elements - start : quantiser.bucket_size;
     const float* bucket = prepared(values + start, size, quantiser, scratch);
     const float norm = bucket_norm(bucket, size, quantiser.maximum_norm);
     *norms++ = norm;
+    uint32_t norm_bits;
+    __builtin_memcpy(&norm_bits, &norm, 4);
+    check += norm_bits;
     Run run = {norm, !(norm > 0), can_use_reciprocal(norm, table.smallest_level), 0};
     for (int64_t done = 0; done < size;) {
       const int64_t room = kTile - filled, rest = size - done, count = rest < room ? rest : room;
@@ -109,7 +118,7 @@ void encode_bits(const float* values, int64_t elements, const Quantiser& quantis
       done += count;
       filled += static_cast<int>(count);
       if (filled == kTile) {
-        pack_rows<B>(codes, kRows, words);
+        pack_rows<B>(codes, kRows, words, sums);
         words += B * kLanes;
         filled = 0;
       }
@@ -118,13 +127,15 @@ void encode_bits(const float* values, int64_t elements, const Quantiser& quantis
   if (filled) {
     const int rows = (filled + kLanes - 1) / kLanes;
     for (int i = filled; i < rows * kLanes; ++i) codes[i] = 0;
-    pack_rows<B>(codes, rows, words);
+    pack_rows<B>(codes, rows, words, sums);
   }
+  for (int k = 0; k < W; ++k) check += sums[k];
+  return check;
 }
 
-inline void encode_any(const float* values, int64_t elements, const Quantiser& quantiser, const Table& table,
+inline uint32_t encode_any(const float* values, int64_t elements, const Quantiser& quantiser, const Table& table,
                        StreamKey key, uint32_t first_element, float* scratch, float* norms, uint32_t* words) {
   constexpr decltype(&encode_bits<1>) by_bits[] = {encode_bits<1>, encode_bits<2>, encode_bits<3>, encode_bits<4>,
                                                    encode_bits<5>, encode_bits<6>, encode_bits<7>, encode_bits<8>};
-  by_bits[quantiser.bits - 1](values, elements, quantiser, table, key, first_element, scratch, norms, words);
+  return by_bits[quantiser.bits - 1](values, elements, quantiser, table, key, first_element, scratch, norms, words);
 }

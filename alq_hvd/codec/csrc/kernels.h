@@ -44,8 +44,8 @@ struct RecordOffsets {
 struct Kernels {
   const char* name;
   // Write norms float32[buckets] and packed codes of `elements` values; `first_element` offsets the random counter.
-  // `scratch` float32[bucket_size] is used when clipping.
-  void (*encode)(const float* values, int64_t elements, const Quantiser&, const Table&, StreamKey, uint32_t first_element,
+  // `scratch` float32[bucket_size] is used when clipping. Return the sum of all words written, norms included.
+  uint32_t (*encode)(const float* values, int64_t elements, const Quantiser&, const Table&, StreamKey, uint32_t first_element,
                  float* scratch, float* norms, uint32_t* words);
   // Write scale * sum over records, in order, of norm * level, for the elements begin <= e < end; begin is a multiple
   // of kTile.

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <numeric>
 #include <stdexcept>
@@ -77,7 +78,8 @@ std::unique_ptr<float[]> scratch_for(const Quantiser& quantiser) {
   return std::unique_ptr<float[]>(quantiser.clip > 0 ? new float[quantiser.bucket_size] : nullptr);
 }
 
-void encode(const std::string& isa, const FloatArray& values, ByteArray record, int64_t norms_offset,
+// Return the checksum of the record.
+uint32_t encode(const std::string& isa, const FloatArray& values, ByteArray record, int64_t norms_offset,
             int64_t codes_offset, int bits, int64_t bucket_size, bool maximum_norm, double clip,
             const FloatArray& levels, const FloatArray& inverse_gaps, uint32_t key_first, uint32_t key_second,
             uint32_t first_element, int threads) {
@@ -90,13 +92,15 @@ void encode(const std::string& isa, const FloatArray& values, ByteArray record, 
   auto* norms = reinterpret_cast<float*>(record.mutable_data() + norms_offset);
   auto* words = reinterpret_cast<uint32_t*>(record.mutable_data() + codes_offset);
   py::gil_scoped_release unlocked;
+  std::atomic<uint32_t> check(0);
   // A thread takes whole buckets and whole tiles, so that none writes a word or norm of another's.
   parallel_ranges(threads, elements, std::lcm(bucket_size, int64_t{kTile}), [&](int64_t begin, int64_t end, int) {
     const auto scratch = scratch_for(quantiser);
-    kernels.encode(from + begin, end - begin, quantiser, table, {key_first, key_second},
-                   first_element + static_cast<uint32_t>(begin), scratch.get(), norms + begin / bucket_size,
-                   words + begin / kTile * bits * kLanes);
+    check += kernels.encode(from + begin, end - begin, quantiser, table, {key_first, key_second},
+                            first_element + static_cast<uint32_t>(begin), scratch.get(), norms + begin / bucket_size,
+                            words + begin / kTile * bits * kLanes);
   });
+  return check;
 }
 
 void decode_sum(const std::string& isa, const std::vector<ByteArray>& records, FloatArray out, int64_t norms_offset,
@@ -157,7 +161,8 @@ PYBIND11_MODULE(_native, module) {
              py::kw_only(), py::arg("norms_offset"), py::arg("codes_offset"), py::arg("bits"), py::arg("bucket_size"),
              py::arg("maximum_norm"), py::arg("clip"), py::arg("levels").noconvert(),
              py::arg("inverse_gaps").noconvert(), py::arg("key_first"), py::arg("key_second"),
-             py::arg("first_element"), py::arg("threads") = 1, "Write the norms and packed codes of values into record.");
+             py::arg("first_element"), py::arg("threads") = 1, 
+             "Write the norms and packed codes of values into record, whose other bytes are zero; return its checksum.");
   module.def("decode_sum", &alq::decode_sum, py::arg("isa"), py::arg("records").noconvert(),
              py::arg("out").noconvert(), py::kw_only(), py::arg("norms_offset"), py::arg("codes_offset"),
              py::arg("bits"), py::arg("bucket_size"), py::arg("levels").noconvert(),
