@@ -3,8 +3,8 @@
 python benchmarks/exchange.py [--case 4:100mbit ...] [--elements 2560000] [--repeats 5]
 
 Needs root: every rank gets a host made of Linux namespaces, with a link that ``tc`` holds to a rate. Bytes are those
-of the link's interface counters, with all headers, and once less what Horovod's idle ranks send; seconds are
-wall-clock, of a whole reduction. Writes the table as JSON and as a picture to benchmarks/results/.
+of the link's interface counters, with all headers and with what Horovod's ranks tell each other while they wait;
+seconds are wall-clock, of a whole reduction. Writes the table as JSON and as a picture to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -62,13 +63,15 @@ def predicted(way: str, ranks: int) -> float | None:
 def run_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measure every way in one world and return the rows."""
     count, rate = case.split(":")
-    job = {"elements": args.elements, "tensors": args.tensors, "repeats": args.repeats, "ways": WAYS}
+    own = {"fusion_elements": args.fusion_elements}
+    ways = {way: None if options is None else {**options, **own} for way, options in WAYS.items() if way in args.ways}
+    job = {"elements": args.elements, "tensors": args.tensors, "repeats": args.repeats, "ways": ways}
     command = [sys.executable, "-m", "benchmarks.network.rank", json.dumps(job)]
     with Hosts(int(count), rate) as hosts:
         outputs = [json.loads(text.splitlines()[-1]) for text in run_job(hosts, command, TIMEOUT)]
     idle = statistics.mean(output["idle_bytes_per_second"] for output in outputs)
     rows = []
-    for way in WAYS:
+    for way in ways:
         of_ranks = [output["ways"][way] for output in outputs]
         # A reduction is over when the slowest rank has it.
         seconds = [max(times) for times in zip(*(rank["seconds"] for rank in of_ranks), strict=True)]
@@ -78,7 +81,6 @@ def run_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
             "seconds": statistics.median(seconds),
             "seconds_of_repeats": seconds,
             "bytes_per_element": sent / args.elements,
-            "bytes_per_element_without_idle": (sent - idle * statistics.mean(seconds)) / args.elements,
             "predicted_bytes_per_element": predicted(way, int(count)),
             "error": of_ranks[0]["error"],
             **{name: of_ranks[0].get(name) for name in ("exchange", "break_even", "phases")},
@@ -90,16 +92,15 @@ def as_text(case: dict[str, Any]) -> str:
     """Return the table of one world."""
     by_way = {row["way"]: row["seconds"] for row in case["rows"]}
     lines = [
-        f"\n{case['ranks']} ranks, {case['rate']}; idle ranks send {case['idle_bytes_per_second'] / 1e3:.0f} kB/s",
-        f"{'':14s}{'ms':>8s}{'B/element':>11s}{'less idle':>11s}{'formula':>9s}{'x fp32':>8s}{'x fp16':>8s}"
-        f"{'error':>10s}",
+        f"\n{case['ranks']} ranks, {case['rate']} (Horovod's idle ranks send {case['idle_bytes_per_second'] / 1e3:.0f} "
+        "kB/s, counted where a rank waits)",
+        f"{'':14s}{'ms':>8s}{'B/element':>11s}{'formula':>9s}{'x fp32':>8s}{'x fp16':>8s}{'error':>10s}",
     ]
     for row in case["rows"]:
         formula = f"{row['predicted_bytes_per_element']:.3f}" if row["predicted_bytes_per_element"] else ""
         note = f"  {row['exchange']}" if row["way"].startswith("auto") else ""
         lines.append(
-            f"{row['way']:14s}{row['seconds'] * 1e3:8.0f}{row['bytes_per_element']:11.3f}"
-            f"{row['bytes_per_element_without_idle']:11.3f}{formula:>9s}"
+            f"{row['way']:14s}{row['seconds'] * 1e3:8.0f}{row['bytes_per_element']:11.3f}{formula:>9s}"
             f"{by_way['fp32'] / row['seconds']:8.2f}{by_way['fp16'] / row['seconds']:8.2f}{row['error']:10.2g}{note}"
         )
     return "\n".join(lines)
@@ -143,8 +144,10 @@ def main() -> int:
     parser.add_argument(
         "--case", nargs="+", default=list(CASES), metavar="RANKS:RATE", help="such as 4:100mbit, 2:none"
     )
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="default: all; fp32 and fp16 first")
     parser.add_argument("--elements", type=int, default=2_560_000, help="coordinates of all gradients together")
     parser.add_argument("--tensors", type=int, default=10, help="gradients, all of one size")
+    parser.add_argument("--fusion-elements", type=int, default=2**22, help="of ours: coordinates that travel together")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "exchange.json")
     args = parser.parse_args()
@@ -153,7 +156,9 @@ def main() -> int:
     except HostsUnavailable as error:
         print(f"benchmarks/exchange.py: {error}", file=sys.stderr)
         return 2
-    options = {"elements": args.elements, "tensors": args.tensors, "repeats": args.repeats, "bucket_size": BUCKET}
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that hosts are taken away
+    options = {name: getattr(args, name) for name in ("elements", "tensors", "fusion_elements", "repeats")}
+    options["bucket_size"] = BUCKET
     result: dict[str, Any] = {"machine": machine(), "options": options, "cases": []}
     for case in args.case:
         start = time.monotonic()
@@ -164,7 +169,7 @@ def main() -> int:
             return 1
         print(as_text(result["cases"][-1]), f"({time.monotonic() - start:.0f} s)", flush=True)
         args.output.write_text(json.dumps(result, indent=1) + "\n")
-    picture(result, args.output.with_suffix(".png"))
+        picture(result, args.output.with_suffix(".png"))
     print(f"\nkept in {args.output} and {args.output.with_suffix('.png')}")
     return 0
 

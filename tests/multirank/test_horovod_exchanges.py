@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -62,3 +63,20 @@ def test_break_even_decides_alike_on_every_rank_and_plain_means_exact(outcome: l
     weights, stock = (np.array(outcome[0][case]["weights"]) for case in ("break_even", "fp32"))
     exact = bool(np.allclose(weights, stock, rtol=2e-5, atol=2e-6))
     assert exact == (decisions[0]["choice"] == "fp32")
+
+
+def test_horovods_timeline_shows_the_second_shot_of_one_group_before_the_first_shot_of_the_last() -> None:
+    """The last layer's gradient comes first: its sums travel while the first layer's gradient is still awaited."""
+    results, _ = horovodrun(2, "timeline.py", timeout=60)
+    text = results[0].rstrip().rstrip(",")
+    events = json.loads(text if text.endswith("]") else text + "]")
+    named = [event for event in events if event.get("name") == "process_name" and "name" in event["args"]]
+    names = {event["pid"]: event["args"]["name"] for event in named}
+    started: dict[str, float] = {}
+    for event in events:
+        if event.get("ph") == "B" and event["pid"] in names:
+            started.setdefault(names[event["pid"]].rpartition("alq_hvd.")[2], event["ts"])
+    groups = [f"group{group}.shot{shot}" for group in (2, 1, 0) for shot in (0, 1)]
+    assert set(groups) <= set(started), started
+    assert started["group2.shot0"] < started["group2.shot1"] < started["group0.shot0"]
+    assert started["group1.shot0"] < started["group1.shot1"]

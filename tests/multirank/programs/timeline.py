@@ -1,0 +1,53 @@
+"""Run on every rank: train three layers in three fusion groups with a slow backward pass, under Horovod's timeline.
+
+Usage: timeline.py RESULTS_DIRECTORY
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+results = Path(sys.argv[1])
+os.environ["HOROVOD_TIMELINE"] = str(results / "timeline.json")  # read by hvd.init(), written by rank 0
+
+import horovod.torch as hvd  # noqa: E402
+import torch  # noqa: E402
+
+import alq_hvd  # noqa: E402
+
+
+class SlowBackward(torch.autograd.Function):
+    """Pass everything on; take a while on the way back, as a large layer would."""
+
+    @staticmethod
+    def forward(context: Any, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs.view_as(inputs)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        time.sleep(0.5)
+        return gradient
+
+
+hvd.init()
+layers = torch.nn.ModuleList(torch.nn.Linear(50, 50, bias=False) for _ in range(3))
+compression = alq_hvd.Compression.qsgdinf(
+    4, 64, exchange="two_shot", fusion_elements=2500, named_parameters=layers.named_parameters()
+)
+optimizer = hvd.DistributedOptimizer(
+    torch.optim.SGD(layers.parameters(), lr=0.1), named_parameters=layers.named_parameters(), compression=compression
+)
+hidden = torch.ones(4, 50)
+for layer in layers:
+    hidden = layer(SlowBackward.apply(hidden))
+hidden.square().mean().backward()
+optimizer.step()
+rank = hvd.rank()
+hvd.shutdown()  # completes the timeline
+timeline = (results / "timeline.json").read_text() if rank == 0 else ""
+(results / f"{rank}.json").write_text(json.dumps(timeline))
