@@ -32,7 +32,7 @@ def machine(device: str) -> dict[str, object]:
         "cores": len(models),
         "instruction_sets": instruction_sets(),
         "load_average": os.getloadavg(),
-        "system": platform.platform(terse=True),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
