@@ -32,6 +32,7 @@ class Constructor:
         weight_exponent: int | None = None,
         zero_level: bool = False,
         free_ends: bool = False,
+        rotate: bool | None = None,
         exchange: str = "auto",
         ranks_per_node: int | None = None,
         break_even: bool = False,
@@ -67,6 +68,7 @@ class Constructor:
             weight_exponent=weight_exponent,
             zero_level=zero_level,
             free_ends=free_ends,
+            rotate=rotate,
             exchange=exchange,
             ranks_per_node=ranks_per_node,
             break_even=break_even,
@@ -96,4 +98,5 @@ class Compression:
     qsgdinf = Constructor("qsgdinf")
     nuqsgd = Constructor("nuqsgd")
     terngrad = Constructor("terngrad", bits=2)
+    eden = Constructor("eden")
     none = Constructor("none")

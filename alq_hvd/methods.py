@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from alq_hvd.config import NORMS, Norm, require_int
+from alq_hvd.config import NORMS, Norm, QuantiserConfig, Rounding, require_int
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.levels import MAXIMUM_BITS, Levels
 from alq_hvd.policies import Alq, AlqGradient, Amq, Optimal, Policy, fixed
+from alq_hvd.policies.lloyd_max import lloyd_max
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Method:
         maximum_bits: largest defined width of a code.
         description: one line for tables and ``--help``.
         exact: gradients travel as float32 and are not quantised at all.
+        rotate: rotate every bucket before it is quantised.
+        rounding: how a coordinate between two levels becomes one of them.
     """
 
     name: str
@@ -38,6 +41,12 @@ class Method:
     maximum_bits: int
     description: str
     exact: bool = False
+    rotate: bool = False
+    rounding: Rounding = "stochastic"
+
+    def quantiser(self, bits: int, bucket_size: int) -> QuantiserConfig:
+        """Return how coordinates become codes of ``bits`` in buckets of ``bucket_size``."""
+        return QuantiserConfig(bits, bucket_size, self.norm, self.clip, self.rotate, self.rounding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,9 @@ class _Entry:
     clip: float | None = None
     bits: tuple[int, int] = (1, MAXIMUM_BITS)
     exact: bool = False
+    norms: tuple[Norm, ...] = NORMS
+    rotations: tuple[bool, ...] = (False, True)
+    rounding: Rounding = "stochastic"
 
 
 def _fixed(_: _Options) -> Policy:
@@ -81,6 +93,10 @@ def _spread(options: _Options) -> Callable[[int], Levels]:
 
 def _ternary(_: _Options) -> Callable[[int], Levels]:
     return lambda bits: fixed.ternary()
+
+
+def _lloyd_max(_: _Options) -> Callable[[int], Levels]:
+    return lloyd_max
 
 
 def _alq(options: _Options) -> Policy:
@@ -115,8 +131,10 @@ _REGISTRY: dict[str, _Entry] = {
                        _fixed, _ternary, zero_level=False, clip=2.5, bits=(2, 2)),
     "optimal": _Entry("least variance on the gradients as they are: dynamic programming on their histogram", "linf",
                       _optimal, _spread, _WEIGHTED, free_ends=True),
+    "eden": _Entry("rotated twice, rounded to the nearest of the levels best for normals, unbiased scale", "l2", _fixed,
+                   _lloyd_max, zero_level=False, norms=("l2",), rotations=(True,), rounding="nearest"),
     "none": _Entry("exact float32 mean through the same path", "linf", _fixed, _uniform, zero_level=False,
-                   bits=(1, 32), exact=True),
+                   bits=(1, 32), exact=True, rotations=(False,)),
 }  # fmt: skip
 NAMES: tuple[str, ...] = tuple(_REGISTRY)
 
@@ -130,6 +148,15 @@ def bits_of(name: str) -> tuple[int, int]:
     return _entry(name).bits
 
 
+def rotations_of(name: str) -> tuple[bool, ...]:
+    """Return which values of ``rotate`` a method takes, its own default first.
+
+    Raises:
+        ConfigurationError: for an unknown name.
+    """
+    return _entry(name).rotations
+
+
 def method(
     name: str,
     *,
@@ -139,6 +166,7 @@ def method(
     weight_exponent: int | None = None,
     zero_level: bool = False,
     free_ends: bool = False,
+    rotate: bool | None = None,
 ) -> Method:
     """Return the method ``name`` for codes of ``bits``; ``None`` stands for the method's own default.
 
@@ -150,6 +178,7 @@ def method(
         weight_exponent: power of a bucket's norm by which its coordinates weigh: 2 derived, 1 as in the authors' code.
         zero_level: hold a level that is exactly zero.
         free_ends: let the outermost levels leave -1 and 1 and clamp what lies beyond, a bias.
+        rotate: make every bucket look normal first; ``eden`` always does.
 
     Raises:
         ConfigurationError: for an unknown name, an undefined width, a value out of range, or an option that the
@@ -173,6 +202,10 @@ def method(
         _refuse(name, "zero_level", True, (False,))
     if free_ends and not entry.free_ends:
         _refuse(name, "free_ends", True, (False,))
+    if norm is not None and norm not in entry.norms:
+        _refuse(name, "norm", norm, entry.norms)
+    if rotate is not None and rotate not in entry.rotations:
+        _refuse(name, "rotate", rotate, entry.rotations)
     exponent = weight_exponent if weight_exponent is not None else (*entry.weight_exponents, 0)[0]
     options = _Options(exponent, zero_level, free_ends)
     chosen = entry.clip if clip is None else clip
@@ -186,6 +219,8 @@ def method(
         maximum_bits=high,
         description=entry.description,
         exact=entry.exact,
+        rotate=entry.rotations[0] if rotate is None else rotate,
+        rounding=entry.rounding,
     )
 
 

@@ -31,6 +31,8 @@ class Options:
         weight_exponent: power of the norm that weighs a bucket when levels are fitted; ``None`` for the method's own.
         zero_level: hold a level that is exactly zero.
         free_ends: let the outermost levels leave -1 and 1.
+        rotate: make every bucket look normal before it is quantised: less variance for more arithmetic; ``None`` for
+            the method's own, which is no but for ``eden``.
         exchange: ``"allgather"`` (few ranks), ``"two_shot"`` (many), ``"hierarchical"`` (several ranks a node: exact
             inside, two-shot between nodes), or ``"auto"``: one of the first two, by bytes; see ``exchange.choice``.
         ranks_per_node: for ``"hierarchical"``: so many ranks that follow each other make a node; ``None`` asks Horovod.
@@ -58,6 +60,7 @@ class Options:
     weight_exponent: int | None = None
     zero_level: bool = False
     free_ends: bool = False
+    rotate: bool | None = None
     exchange: str = choice.AUTO
     ranks_per_node: int | None = None
     break_even: bool = False
@@ -121,12 +124,12 @@ class Options:
             weight_exponent=self.weight_exponent,
             zero_level=self.zero_level,
             free_ends=self.free_ends,
+            rotate=self.rotate,
         )
 
     def quantiser(self, shot: int = 0) -> QuantiserConfig:
         """Return how coordinates become codes in ``shot``."""
-        resolved = self.resolve(shot)
-        return QuantiserConfig(self.bits_of_shots[shot], self.bucket_size, resolved.norm, resolved.clip)
+        return self.resolve(shot).quantiser(self.bits_of_shots[shot], self.bucket_size)
 
     def parsed_schedule(self) -> Schedule:
         """Return the schedule as what it was parsed to."""

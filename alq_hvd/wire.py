@@ -1,7 +1,8 @@
 """The layout of a record: what one rank sends for one fusion group. ``docs/wire-format.md`` is its prose.
 
-A record is ``header | norms | codes | zeros``. The layout follows from the configuration alone; the header lets a
-receiver prove that the sender meant the same one, and that the bytes arrived whole.
+A record is ``header | rotation | norms | codes | zeros``, with the rotation only where buckets are rotated. The layout
+follows from the configuration alone; the header lets a receiver prove that the sender meant the same one, and that the
+bytes arrived whole.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ MAGIC = b"ALQ"
 VERSION = 1
 HEADER = struct.Struct("<3sBBBHIIIIII")
 """magic, version, bits, norm, flags, elements, bucket size, levels digest, step, sender, checksum (little-endian)."""
-FLAG_CLIPPED = 1
+FLAG_CLIPPED, FLAG_ROTATED, FLAG_NEAREST = 1, 2, 4
+ROTATION_BYTES = 16
+"""A rotated record tells its signs behind the header: two words of key, first element, a zero word."""
 CODES_ALIGNMENT = 128
 RECORD_ALIGNMENT = 512
 """NCCL's allgather is several times slower when the send size is not a multiple of 512 bytes."""
@@ -59,7 +62,7 @@ class RecordLayout:
     @cached_property
     def norms_offset(self) -> int:
         """Return where the float32 norms start."""
-        return HEADER.size
+        return HEADER.size + (ROTATION_BYTES if self.quantiser.rotate else 0)
 
     @cached_property
     def codes_offset(self) -> int:
@@ -83,6 +86,10 @@ class RecordLayout:
     def norms(self, record: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the norms of ``record`` as a float32[buckets] view."""
         return record[self.norms_offset : self.norms_offset + 4 * self.buckets].view("<f4")
+
+    def rotation(self, record: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+        """Return what names the signs of a rotated ``record`` as a uint32[4] view; uint32[0] of one not rotated."""
+        return record[HEADER.size : self.norms_offset].view("<u4")
 
     def words(self, record: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
         """Return the packed codes of ``record`` as a uint32[word_rows, 32] view."""
@@ -128,7 +135,7 @@ class Header(NamedTuple):
             VERSION,
             quantiser.bits,
             NORMS.index(quantiser.norm),
-            FLAG_CLIPPED if quantiser.clip is not None else 0,
+            _flags(quantiser),
             layout.elements,
             quantiser.bucket_size,
             stamp.levels_digest,
@@ -185,6 +192,14 @@ def verify(record: npt.NDArray[np.uint8], layout: RecordLayout, stamp: Stamp) ->
 def checksum(record: npt.NDArray[np.uint8]) -> int:
     """Return the sum, modulo 2**32, of the little-endian 32-bit words that follow the header."""
     return int(np.add.reduce(record[HEADER.size :].view("<u4"), dtype=np.uint32))
+
+
+def _flags(quantiser: QuantiserConfig) -> int:
+    return (
+        FLAG_CLIPPED * (quantiser.clip is not None)
+        + FLAG_ROTATED * quantiser.rotate
+        + FLAG_NEAREST * (quantiser.rounding == "nearest")
+    )
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -18,7 +18,8 @@ from alq_hvd.cli.measurement import Measured, fit, measure
 from alq_hvd.config import DEFAULT_BUCKET_SIZE, NORMS, QuantiserConfig
 from alq_hvd.policies import LevelUpdate
 
-CHOICES = tuple(name for name in methods.NAMES if name != "none")
+CHOICES = tuple(name for name in methods.NAMES if name != "none" and False in methods.rotations_of(name))
+ROTATED = tuple(name for name in methods.NAMES if True in methods.rotations_of(name))
 DEFAULT_BITS = 3
 
 
@@ -39,6 +40,7 @@ class Row:
             "bucket_size": self.config.bucket_size,
             "norm": self.config.norm,
             "clip": self.config.clip,
+            "rotate": self.config.rotate,
             "levels": [float(value) for value in self.update.levels.values],
             "relative_variance": self.measured.relative_variance,
             "relative_variance_sampled": _finite(self.measured.sampled),
@@ -59,7 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Fit levels to a gradient (.npy, floats of any shape) and tell what they do to it.",
     )
     parser.add_argument("gradient", type=Path, metavar="GRADIENT.npy", help="as written by numpy.save")
-    parser.add_argument("--method", choices=CHOICES, default="optimal", help="default: %(default)s")
+    parser.add_argument("--method", choices=ROTATED, default="optimal", help="default: %(default)s")
     parser.add_argument("--bits", type=int, help=f"width of a code, 1 to 8 (default {DEFAULT_BITS}; terngrad 2)")
     parser.add_argument(
         "--bucket-size",
@@ -72,6 +74,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--weight-exponent", type=int, choices=(0, 1, 2), help="a bucket weighs its norm to this power")
     parser.add_argument("--zero-level", action="store_true", help="hold a level that is exactly zero")
     parser.add_argument("--free-ends", action="store_true", help="let the ends leave -1 and 1, and clamp: a bias")
+    parser.add_argument("--rotate", action="store_true", help="rotate every bucket first; list every method both ways")
     parser.add_argument(
         "--draws", type=int, default=16, help="draws of the codec for the sampled variance (default 16)"
     )
@@ -97,16 +100,18 @@ def run(args: argparse.Namespace) -> int:
         weight_exponent=args.weight_exponent,
         zero_level=args.zero_level,
         free_ends=args.free_ends,
+        rotate=args.rotate or None,
     )
-    config = QuantiserConfig(bits, args.bucket_size, chosen.norm, chosen.clip)
+    config = chosen.quantiser(bits, args.bucket_size)
     values = read_gradient(args.gradient)
     main = _row(values, chosen, config, args)
     others = []
-    for name in CHOICES:
-        if name != args.method:
-            width = _nearest_bits(name, bits)
-            other = methods.method(name, bits=width)
-            others.append(_row(values, other, QuantiserConfig(width, args.bucket_size, other.norm, other.clip), args))
+    for rotate, names in ((False, CHOICES), (True, ROTATED)):
+        for name in names if chosen.rotate or not rotate else ():
+            if (name, rotate) != (chosen.name, chosen.rotate):
+                width = _nearest_bits(name, bits)
+                other = methods.method(name, bits=width, rotate=rotate)
+                others.append(_row(values, other, other.quantiser(width, args.bucket_size), args))
     if args.plot is not None:
         from alq_hvd.cli.levels_plot import save_plot
 
@@ -145,10 +150,10 @@ def _finite(value: float) -> float | None:
 
 
 def _title(row: Row) -> str:
-    clip = f", clipped at {row.config.clip:g} deviations" if row.config.clip is not None else ""
-    return (
-        f"{row.method.name}, {row.config.bits} bits, {row.config.norm} norm, buckets of {row.config.bucket_size}{clip}"
-    )
+    config = row.config
+    rotated = ("", ", rotated", ", rotated twice")[config.rounds]
+    clip = f", clipped at {config.clip:g} deviations" if config.clip is not None else ""
+    return f"{row.method.name}, {config.bits} bits, {config.norm} norm, buckets of {config.bucket_size}{rotated}{clip}"
 
 
 def _text(path: Path, values: npt.NDArray[np.float32], main: Row, others: list[Row]) -> str:
@@ -178,6 +183,7 @@ def _text(path: Path, values: npt.NDArray[np.float32], main: Row, others: list[R
         lines.append(
             f"{row.method.name:<9} {row.config.bits:>4} {row.config.norm:>4} {numbers.relative_variance:>10.4g} "
             f"{numbers.sampled:>10.4g} {numbers.entropy:>8.3f} {numbers.fixed:>13,} {numbers.ideal:>13,}"
+            + (" rotated" if row.config.rotate else "")
             + (" <" if row is main else "")
         )
     lines.append("variance: E|Q(g) - g|^2 / |g|^2; terngrad has three levels, 1.585 bits packed in 2, and is clipped")

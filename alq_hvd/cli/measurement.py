@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from alq_hvd.codec.keys import stream_key
+from alq_hvd.codec.keys import StreamKey, stream_key
 from alq_hvd.codec.reference import ReferenceCodec, bucket_norms, clip_buckets, quantise
+from alq_hvd.codec.rotation import gain, rotate_values, rotate_values_back, sign_key
 from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.levels import Levels
@@ -21,6 +22,8 @@ from alq_hvd.theory import bytes_fixed, bytes_ideal, entropy_bits
 Values = npt.NDArray[np.float32]
 CHUNK = 2**20
 """Coordinates worked on at a time: the memory needed does not grow with the gradient."""
+ROTATED_COORDINATES, MOST_ROTATIONS = 2**20, 16
+"""A rotated gradient is measured under several signs until so many coordinates were seen: small ones vary with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +56,22 @@ def fit(values: Values, method: Method, config: QuantiserConfig) -> LevelUpdate:
 def measure(values: Values, config: QuantiserConfig, levels: Levels, *, draws: int, seed: int = 0) -> Measured:
     """Return what ``levels`` do to the gradient float32[n].
 
+    The expectation is over the rounding; where buckets are rotated, it is the mean over some draws of the signs.
+
     Raises:
         ConfigurationError: when the norm of a bucket is beyond float32.
     """
     energy = error = sampled = 0.0
     chosen = np.zeros(len(levels))
+    rotations = min(max(ROTATED_COORDINATES // len(values), 1), MOST_ROTATIONS) if config.rotate else 1
     for index, chunk in enumerate(chunks(values, config.bucket_size)):
         energy += float(np.square(chunk, dtype=np.float64).sum())
-        for rows in _rows(chunk, config.bucket_size):
-            part, counts = _expected(rows, config, levels)
-            error += part
-            chosen += counts
-        for draw in range(draws):
-            key = stream_key(seed=seed, step=draw, rank=0, group=index, shot=0)
-            norms, codes = quantise(chunk, config, levels, key)
-            scales = np.repeat(norms, config.bucket_size)[: len(chunk)]
-            decoded = scales * levels.values[codes]
-            sampled += float(np.square(decoded.astype(np.float64) - chunk).sum()) / draws
+        keys = [stream_key(seed=seed, step=draw, rank=0, group=index, shot=0) for draw in range(max(draws, rotations))]
+        for key in keys[:rotations]:
+            part, counts = _expected(chunk, config, levels, key)
+            error += part / rotations
+            chosen += counts / rotations
+        sampled += sum(_drawn(chunk, config, levels, key)[0] for key in keys[:draws]) / max(draws, 1)
     entropy = entropy_bits(chosen / len(values))
     return Measured(
         error / energy,
@@ -95,8 +97,36 @@ def _rows(chunk: Values, bucket_size: int) -> Iterator[Values]:
             yield part
 
 
-def _expected(rows: Values, config: QuantiserConfig, levels: Levels) -> tuple[float, npt.NDArray[np.float64]]:
-    """Return E|Q(g) - g|^2 of some buckets of equal size, and how often each code is expected.
+def _drawn(
+    chunk: Values, config: QuantiserConfig, levels: Levels, key: StreamKey
+) -> tuple[float, npt.NDArray[np.float64]]:
+    """Return |Q(g) - g|^2 of one draw of the reference codec, and how often it chose each code."""
+    norms, codes = quantise(chunk, config, levels, key)
+    decoded = np.repeat(norms, config.bucket_size)[: len(chunk)] * levels.values[codes]
+    if config.rotate:
+        decoded = rotate_values_back(decoded, config, sign_key(key, config), key.first_element)
+    error = float(np.square(decoded.astype(np.float64) - chunk).sum())
+    return error, np.bincount(codes, minlength=len(levels)).astype(np.float64)
+
+
+def _expected(
+    chunk: Values, config: QuantiserConfig, levels: Levels, key: StreamKey
+) -> tuple[float, npt.NDArray[np.float64]]:
+    """Return E|Q(g) - g|^2 of some buckets, and how often each code is expected."""
+    if config.rounding == "nearest":
+        return _drawn(chunk, config, levels, key)  # nothing is left to chance but the signs
+    if config.rotate:
+        chunk = rotate_values(chunk, config, sign_key(key, config), key.first_element)
+    error, counts = 0.0, np.zeros(len(levels))
+    for rows in _rows(chunk, config.bucket_size):
+        part, chosen = _expected_of_rows(rows, config, levels)
+        error += part / gain(rows.shape[1], config.rounds)
+        counts += chosen
+    return error, counts
+
+
+def _expected_of_rows(rows: Values, config: QuantiserConfig, levels: Levels) -> tuple[float, npt.NDArray[np.float64]]:
+    """Return the error of buckets of equal size, as they are quantised, and how often each code is expected.
 
     A coordinate between levels l and u of a bucket of norm S has variance S^2 (u - r)(r - l), r = g / S. What
     clipping and clamping take away is a bias, and counts squared.

@@ -56,5 +56,8 @@ class Codec(Protocol):
         ...
 
     def statistics(self, values: FloatArray, config: QuantiserConfig, weight_exponent: int) -> GradientStatistics:
-        """Return the summary of the normalised coordinates of ``values``."""
+        """Return the summary of the normalised coordinates of ``values``: rotated, where ``config`` says so.
+
+        All ranks and steps rotate by the same signs here: only the distribution of the result is of interest.
+        """
         ...

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 _CIRCUMSTANCES = struct.Struct("<4sqqqqq")
+_NO_RANK = -1
+"""Stands for the rank in what all ranks share; no rank has this number."""
+
+
+class SignKey(NamedTuple):
+    """Name one stream of random signs: the words of a ``StreamKey``, for the rotation."""
+
+    first: int = 0
+    second: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,15 +30,19 @@ class StreamKey:
         first: uint32, added to the element's Weyl number before the first round of the hash.
         second: uint32, added before the second round.
         first_element: index, within the fusion group, of the first element that is encoded with this key.
+        own_signs: of the rotation no other rank uses.
+        shared_signs: of the rotation that all ranks use for this step, group and shot.
     """
 
     first: int
     second: int
     first_element: int = 0
+    own_signs: SignKey = field(default=SignKey(), compare=False)
+    shared_signs: SignKey = field(default=SignKey(), compare=False)
 
     def at(self, first_element: int) -> StreamKey:
         """Return the same stream, entered at another element: chunks of a group draw what the whole would."""
-        return StreamKey(self.first, self.second, first_element)
+        return replace(self, first_element=first_element)
 
 
 def stream_key(*, seed: int, step: int, rank: int, group: int, shot: int) -> StreamKey:
@@ -34,7 +51,33 @@ def stream_key(*, seed: int, step: int, rank: int, group: int, shot: int) -> Str
     No two ranks, steps, groups or shots share a stream, so quantisation errors average out over ranks (spec section
     10, pitfall 12), and a resumed run continues the sequence.
     """
-    circumstances = _CIRCUMSTANCES.pack(b"ALQK", seed, step, rank, group, shot)
-    digest = hashlib.blake2b(circumstances, digest_size=8).digest()
+    first, second = _words(b"ALQK", seed, step, rank, group, shot)
+    return StreamKey(
+        first,
+        second,
+        own_signs=SignKey(*_words(b"ALQS", seed, step, rank, group, shot)),
+        shared_signs=SignKey(*_words(b"ALQS", seed, step, _NO_RANK, group, shot)),
+    )
+
+
+def random_bits(key: StreamKey | SignKey, index: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Return uint32 of the shape of ``index``: random bits, a hash of each index under two words of key.
+
+    References:
+        The rounds are ``lowbias32`` of C. Wellons, "Prospecting for Hash Functions" (2018); the Weyl sequence before
+        them and the keys are ours.
+    """
+    x = index * np.uint32(0x9E3779B9) + np.uint32(key.first)
+    x ^= x >> np.uint32(16)
+    x *= np.uint32(0x7FEB352D)
+    x ^= x >> np.uint32(15)
+    x += np.uint32(key.second)
+    x *= np.uint32(0x846CA68B)
+    x ^= x >> np.uint32(16)
+    return x
+
+
+def _words(purpose: bytes, *circumstances: int) -> tuple[int, int]:
+    digest = hashlib.blake2b(_CIRCUMSTANCES.pack(purpose, *circumstances), digest_size=8).digest()
     first, second = struct.unpack("<II", digest)
-    return StreamKey(first, second)
+    return first, second

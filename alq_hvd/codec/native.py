@@ -12,6 +12,7 @@ from alq_hvd import backends
 from alq_hvd.codec.arguments import require_decodable, require_encodable, require_values
 from alq_hvd.codec.base import FloatArray, Record
 from alq_hvd.codec.keys import StreamKey
+from alq_hvd.codec.reference import ReferenceCodec
 from alq_hvd.config import QuantiserConfig, require_int
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.levels import Levels
@@ -50,6 +51,8 @@ class NativeCodec:
         """Return the sealed record of ``values``; see ``Codec.encode``."""
         require_encodable(values, layout, levels)
         config = layout.quantiser
+        if config.rotate:
+            return ReferenceCodec().encode(values, layout, levels, key, stamp)
         record = layout.new_record()
         check = self._native.encode(
             self.instruction_set,
@@ -82,6 +85,8 @@ class NativeCodec:
     ) -> FloatArray:
         """Return the scaled sum of the decoded records; see ``Codec.decode_sum``."""
         require_decodable(records, layout, levels, stamps)
+        if layout.quantiser.rotate:
+            return ReferenceCodec().decode_sum(records, layout, levels, stamps, scale, out)
         if out is None:
             out = np.empty(layout.elements, dtype=np.float32)
         require_values(out, layout.elements)
@@ -103,6 +108,8 @@ class NativeCodec:
     def statistics(self, values: FloatArray, config: QuantiserConfig, weight_exponent: int) -> GradientStatistics:
         """Return the summary of the normalised coordinates of ``values``."""
         require_values(values)
+        if config.rotate:
+            return ReferenceCodec().statistics(values, config, weight_exponent)
         mass, first_moment, moments = self._native.statistics(
             self.instruction_set,
             values,

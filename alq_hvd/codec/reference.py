@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
 
 from alq_hvd.codec.arguments import require_decodable, require_encodable, require_values
 from alq_hvd.codec.base import FloatArray, Record
-from alq_hvd.codec.keys import StreamKey
+from alq_hvd.codec.keys import SignKey, StreamKey, random_bits
+from alq_hvd.codec.rotation import rotate_values, rotate_values_back, rotation_words, sign_key
 from alq_hvd.config import QuantiserConfig
 from alq_hvd.levels import Levels
 from alq_hvd.statistics import GradientStatistics
@@ -32,6 +34,7 @@ class ReferenceCodec:
         require_encodable(values, layout, levels)
         record = layout.new_record()
         norms, codes = quantise(values, layout.quantiser, levels, key)
+        layout.rotation(record)[:] = rotation_words(key, layout.quantiser)
         layout.norms(record)[:] = norms
         layout.words(record)[:] = pack(codes, layout)
         seal(record, layout, stamp)
@@ -50,28 +53,26 @@ class ReferenceCodec:
         require_decodable(records, layout, levels, stamps)
         if out is not None:
             require_values(out, layout.elements)
-        total = np.zeros(layout.elements, dtype=np.float32)
-        for record in records:
-            codes = np.minimum(unpack(layout.words(record), layout), len(levels) - 1)
-            norms = np.repeat(layout.norms(record), layout.quantiser.bucket_size)[: layout.elements]
-            with np.errstate(invalid="ignore", over="ignore"):
-                total += norms * levels.values[codes]
+        total = sum_records(records, layout, levels)
         result = np.empty_like(total) if out is None else out
         np.multiply(total, np.float32(scale), out=result)
         return result
 
     def statistics(self, values: FloatArray, config: QuantiserConfig, weight_exponent: int) -> GradientStatistics:
-        """Return the summary of the normalised coordinates of ``values``."""
+        """Return the summary of the normalised coordinates of ``values``; see ``Codec.statistics``."""
         require_values(values)
-        total = GradientStatistics.empty(weight_exponent)
-        whole = len(values) - len(values) % config.bucket_size
-        for part, complete in ((values[:whole], True), (values[whole:], False)):
-            if part.size:
-                buckets = clip_buckets(_buckets(part, config.bucket_size), len(part), config.clip)
-                norms = bucket_norms(buckets, config.norm)
-                normalised = _normalise(buckets, norms)[:, : len(part) if not complete else None]
+        buckets = prepare(values, config, SignKey(), 0)
+        norms = normalisers(buckets, config, len(values))
+        normalised = np.clip(_normalise(buckets, norms), -1, 1)
+        total, whole = GradientStatistics.empty(weight_exponent), len(values) // config.bucket_size
+        parts = ((slice(whole), config.bucket_size), (slice(whole, None), len(values) % config.bucket_size))
+        for rows, size in parts:
+            if len(norms[rows]):
                 total += GradientStatistics.from_normalised(
-                    normalised, norms, weight_exponent=weight_exponent, complete=complete
+                    normalised[rows, :size],
+                    norms[rows],
+                    weight_exponent=weight_exponent,
+                    complete=size == config.bucket_size,
                 )
         return total
 
@@ -79,45 +80,77 @@ class ReferenceCodec:
 def quantise(values: FloatArray, config: QuantiserConfig, levels: Levels, key: StreamKey) -> tuple[FloatArray, Codes]:
     """Return the norms float32[buckets] and the codes uint32[elements] of ``values``.
 
-    1. Clamp each bucket to ``clip`` standard deviations, when asked (TernGrad's order: clip, then scale).
+    1. Rotate each bucket, when asked, and clamp it to ``clip`` standard deviations, when asked (TernGrad's order: clip,
+       then scale).
     2. Take its norm S: NaN if any coordinate is not finite, zero if below the smallest normal float32.
     3. Normalise, r = v / S, and clamp r to the ends of the levels.
     4. Find the bin l_j <= r < l_{j+1}; emit j + 1 when (r - l_j) / (l_{j+1} - l_j) exceeds a uniform number, else j.
+       Rounding to the nearest is the same with 1/2 for the uniform number.
+    5. Rounded to the nearest, send |v|^2 / <v, l_code> instead of S: with it the decoded bucket has the projection on v
+       that v has.
 
     References:
         Faghri et al., Adaptive Gradient Quantization for Data-Parallel SGD, NeurIPS 2020, section 3 (stochastic
-        rounding to arbitrary levels); spec section 2.
+        rounding to arbitrary levels); spec section 2. The scale of step 5: Vargaftik et al., EDEN, ICML 2022.
     """
     elements = len(values)
-    buckets = clip_buckets(_buckets(values, config.bucket_size), elements, config.clip)
-    norms = bucket_norms(buckets, config.norm)
+    buckets = prepare(values, config, sign_key(key, config), key.first_element)
+    norms = normalisers(buckets, config, elements)
     table = levels.values
     normalised = np.clip(_normalise(buckets, norms).reshape(-1)[:elements], table[0], table[-1])
     lower = np.searchsorted(table, normalised, side="right") - 1
-    index = np.arange(elements, dtype=np.uint32) + np.uint32(key.first_element)
-    uniform = (random_bits(key, index) >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
+    uniform = np.float32(0.5) if config.rounding == "nearest" else _uniform(key, elements)
     up = (normalised - table[lower]) * levels.inverse_gaps[lower] > uniform
     codes = (lower + up).astype(np.uint32)
     silent = np.repeat(~(norms > 0), config.bucket_size)[:elements]
     codes[silent] = 0
+    if config.rounding == "nearest":
+        norms = _projection_scales(buckets, norms, _buckets(table[codes], config.bucket_size))
     return norms, codes
 
 
-def random_bits(key: StreamKey, index: Codes) -> Codes:
-    """Return uint32[n]: the random bits of each element, a hash of its index under two words of key.
+def sum_records(records: Sequence[Record], layout: RecordLayout, levels: Levels) -> FloatArray:
+    """Return float32[elements]: the sum of the decoded records, in the order given.
 
-    References:
-        The rounds are ``lowbias32`` of C. Wellons, "Prospecting for Hash Functions" (2018); the Weyl sequence before
-        them and the keys are ours.
+    Neighbours in that order which share their rotation are added before they are rotated back, once.
     """
-    x = index * np.uint32(0x9E3779B9) + np.uint32(key.first)
-    x ^= x >> np.uint32(16)
-    x *= np.uint32(0x7FEB352D)
-    x ^= x >> np.uint32(15)
-    x += np.uint32(key.second)
-    x *= np.uint32(0x846CA68B)
-    x ^= x >> np.uint32(16)
-    return x
+    config, total = layout.quantiser, np.zeros(layout.elements, dtype=np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for rotation, run in groupby(records, lambda record: tuple(layout.rotation(record).tolist())):
+            part = np.zeros(layout.elements, dtype=np.float32)
+            for record in run:
+                codes = np.minimum(unpack(layout.words(record), layout), len(levels) - 1)
+                part += np.repeat(layout.norms(record), config.bucket_size)[: layout.elements] * levels.values[codes]
+            if rotation:
+                first, second, start, _ = rotation
+                part = rotate_values_back(part, config, SignKey(first, second), start)
+            total += part
+    return total
+
+
+def prepare(values: FloatArray, config: QuantiserConfig, signs: SignKey, first_element: int) -> FloatArray:
+    """Return float32[buckets, bucket_size]: the buckets as they are quantised, rotated and clipped when asked.
+
+    The last one is filled up with zeros *after* that.
+    """
+    if config.rotate:
+        values = rotate_values(values, config, signs, first_element)
+    return clip_buckets(_buckets(values, config.bucket_size), len(values), config.clip)
+
+
+def normalisers(buckets: FloatArray, config: QuantiserConfig, elements: int) -> FloatArray:
+    """Return float32[buckets]: what the coordinates of each row are divided by.
+
+    That is the norm; for rounding to the nearest it is the outermost level's share of the standard deviation (about
+    zero), so that one table serves buckets of every size.
+    """
+    if config.rounding == "stochastic":
+        return bucket_norms(buckets, config.norm)
+    size = buckets.shape[1]
+    counts = np.minimum(size, elements - size * np.arange(len(buckets), dtype=np.float64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviations = np.sqrt(lane_sums(buckets.astype(np.float64) ** 2) / counts)
+        return _sendable((deviations * config.reach).astype(np.float32))
 
 
 def bucket_norms(buckets: FloatArray, norm: str) -> FloatArray:
@@ -127,9 +160,7 @@ def bucket_norms(buckets: FloatArray, norm: str) -> FloatArray:
             norms = np.abs(buckets).max(axis=1, initial=0)
         else:
             norms = np.sqrt(lane_sums(buckets.astype(np.float64) ** 2)).astype(np.float32)
-    finite = np.isfinite(norms)
-    norms = np.where(finite & (norms < SMALLEST_NORM), np.float32(0), norms)
-    return np.where(finite, norms, np.float32(np.nan))
+    return _sendable(norms)
 
 
 def lane_sums(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -199,6 +230,26 @@ def unpack(words: Codes, layout: RecordLayout) -> Codes:
         if shift + bits > 32:
             rows[row] |= words[word + 1] << np.uint32(32 - shift)
     return (rows & np.uint32(2**bits - 1)).reshape(-1)[: layout.elements]
+
+
+def _uniform(key: StreamKey, elements: int) -> FloatArray:
+    index = np.arange(elements, dtype=np.uint32) + np.uint32(key.first_element)
+    return (random_bits(key, index) >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
+
+
+def _sendable(norms: FloatArray) -> FloatArray:
+    """Return NaN for norms that are not finite, zero for those too small to normalise."""
+    finite = np.isfinite(norms)
+    norms = np.where(finite & (norms < SMALLEST_NORM), np.float32(0), norms)
+    return np.where(finite, norms, np.float32(np.nan))
+
+
+def _projection_scales(buckets: FloatArray, norms: FloatArray, chosen: FloatArray) -> FloatArray:
+    """Return float32[buckets]: |v|^2 / <v, chosen levels>; the normaliser where that is not positive and finite."""
+    wide = buckets.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        scales = _sendable((lane_sums(wide * wide) / lane_sums(wide * chosen.astype(np.float64))).astype(np.float32))
+    return np.where((norms > 0) & (scales > 0), scales, norms)
 
 
 def _rows(codes: Codes) -> Codes:

@@ -123,6 +123,48 @@ def test_text_is_one_table_of_all_methods(dump: Path, capsys: Capture) -> None:
     assert variances == sorted(variances)
 
 
+def test_rotation_is_reported_beside_the_others(dump: Path, capsys: Capture) -> None:
+    found = answer(capsys, dump, "--rotate", "--bits", 3, "--bucket-size", 8192, "--draws", 2)
+    assert found["rotate"] is True and found["relative_variance"] <= 0.12
+    rows = {(row["method"], row["rotate"]): row for row in found["methods"]}
+    assert set(rows) == {(name, False) for name in CHOICES} | {(name, True) for name in (*CHOICES, "eden")} - {
+        ("optimal", True)
+    }
+    assert rows["eden", True]["relative_variance"] <= 0.038
+    assert rows["alq", True]["relative_variance"] < rows["alq", False]["relative_variance"]
+    plain = answer(capsys, dump, "--bucket-size", 8192, "--draws", 0)
+    assert plain["rotate"] is False and {row["method"] for row in plain["methods"]} == set(CHOICES) - {"optimal"}
+
+
+@pytest.mark.parametrize(("bits", "limit"), [(2, 0.14), (3, 0.038), (4, 0.0100)])
+@pytest.mark.parametrize("kind", ["real", "normal", "one-hot", "two-hot", "sparse", "short"])
+def test_eden_is_as_good_on_any_gradient(tmp_path: Path, capsys: Capture, kind: str, bits: int, limit: float) -> None:
+    generator = np.random.default_rng(0)
+    gradient = np.zeros(20_000, dtype=np.float32)
+    if kind == "real":
+        gradient = real_gradient()[:40_000]
+    elif kind == "normal":
+        gradient = generator.standard_normal(20_000).astype(np.float32)
+    elif kind == "short":
+        gradient = (generator.standard_t(2, 1500) * 1e-4).astype(np.float32)
+    else:
+        places = {"one-hot": [70], "two-hot": [70, 8000], "sparse": generator.choice(20_000, 40, replace=False)}[kind]
+        gradient[places] = generator.standard_normal(len(places)) if kind == "sparse" else 1.0
+    np.save(tmp_path / "g.npy", gradient)
+    for bucket_size in (1024, 8192):
+        found = answer(capsys, tmp_path / "g.npy", "--method", "eden", "--bits", bits, "--bucket-size", bucket_size)
+        assert found["relative_variance_sampled"] <= limit
+        assert found["rotate"] is True and found["norm"] == "l2"
+
+
+def test_the_closed_form_of_rotated_coordinates_agrees_with_draws(tmp_path: Path, capsys: Capture) -> None:
+    """Lengths change by a half where a block is an odd power of two, as 8192 is, and by a quarter in such tails."""
+    np.save(tmp_path / "g.npy", real_gradient()[:30_000])
+    for bucket_size in (1024, 8192, 11_000):
+        found = answer(capsys, tmp_path / "g.npy", "--rotate", "--method", "qsgdinf", "--bucket-size", bucket_size)
+        assert found["relative_variance_sampled"] == pytest.approx(found["relative_variance"], rel=0.1)
+
+
 def test_plot_is_a_picture(dump: Path, tmp_path: Path, capsys: Capture) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "levels.png"

@@ -69,3 +69,29 @@ def test_weighting() -> None:
 def test_a_mistake_is_named_with_what_is_valid(call: dict, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(ConfigurationError, match=message):
         methods.method(**call)
+
+
+def test_every_method_can_be_rotated_but_the_exact_one_and_eden_always_is() -> None:
+    for name in methods.NAMES:
+        rotations = methods.rotations_of(name)
+        assert methods.method(name, bits=2).rotate is rotations[0]
+        for rotate in rotations:
+            for norm in ("l2", "linf") if name != "eden" else ("l2",):
+                config = methods.method(name, bits=2, rotate=rotate, norm=norm).quantiser(2, 512)
+                assert (config.rotate, config.norm, config.bucket_size) == (rotate, norm, 512)
+    assert methods.rotations_of("optimal") == (False, True)
+    assert methods.method("eden", bits=3).quantiser(3, 512).rounding == "nearest"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"name": "eden", "rotate": False}, "rotate: eden takes True, got False"),
+        ({"name": "none", "rotate": True}, "rotate: none takes False, got True"),
+        ({"name": "eden", "norm": "linf"}, "norm: eden takes 'l2', got 'linf'"),
+        ({"name": "eden", "zero_level": True}, "zero_level: eden takes False"),
+    ],
+)
+def test_what_can_not_be_rotated_says_so(call: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        methods.method(bits=3, **call)  # type: ignore[arg-type]

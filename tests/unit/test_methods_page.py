@@ -44,3 +44,31 @@ def test_ratios_in_the_text() -> None:
 
 def test_every_method_has_its_place_on_the_page() -> None:
     assert all(f"`{name}`" in PAGE for name in methods.NAMES)
+
+
+def test_the_table_of_rotation_is_the_stored_one() -> None:
+    stored = json.loads((ROOT / "benchmarks" / "results" / "rotation.json").read_text())["relative_variance"]
+    head, *lines = (line for line in PAGE.split("## Rotation")[1].splitlines() if line.startswith("|"))
+    columns = [tuple(map(int, re.findall(r"\d+", cell))) for cell in head.split("|")[2:-1]]
+    rows = [line.split("|")[1:-1] for line in lines if re.match(r"\| `[a-z_0-9]+`, (rotated|plain) \|", line)]
+    assert len(rows) == 13
+    for label, *cells in rows:
+        name = label.strip().replace("`", "").removesuffix(", plain").replace(", rotated", "_rotated")
+        for (bits, bucket_size), cell in zip(columns, cells, strict=True):
+            found = [row[name] for row in stored if (row["bits"], row["bucket_size"]) == (bits, bucket_size)]
+            assert float(cell) == pytest.approx(float(np.exp(np.mean(np.log(found)))), rel=6e-3)
+
+
+def test_the_stored_rotation_met_its_goals_on_every_gradient() -> None:
+    stored = json.loads((ROOT / "benchmarks" / "results" / "rotation.json").read_text())
+    for row in stored["relative_variance"]:
+        if row["bucket_size"] >= 1024:
+            assert row["eden_rotated"] <= {2: 0.14, 3: 0.038, 4: 0.0100}[row["bits"]]
+            assert row["bits"] != 3 or row["optimal_rotated"] <= 0.12
+    for row in stored["bias"]:
+        if row["rounds"] == 2 and row["size"] >= 16:
+            assert row["bias"] < 2e-4
+    errors = {(row["method"], row["signs"], row["ranks"]): row["error_times_ranks"] for row in stored["ranks"]}
+    for kind in (("eden", "own"), ("optimal", "shared"), ("optimal", "own")):
+        assert errors[(*kind, 32)] == pytest.approx(errors[(*kind, 1)], rel=0.05)
+    assert errors["eden", "shared", 32] > 30 * errors["eden", "own", 32]
