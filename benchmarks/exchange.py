@@ -24,11 +24,22 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from alq_hvd.planning import traffic  # noqa: E402
+from alq_hvd.planning.cost import (  # noqa: E402
+    CodecSpeed,
+    Cost,
+    Link,
+    World,
+    allgather,
+    allreduce,
+    messages_of,
+    two_shot,
+)
 from benchmarks.network.hosts import Hosts, HostsUnavailable, bits_per_second, require_hosts  # noqa: E402
 from benchmarks.network.launch import JobFailed, run_job  # noqa: E402
 
 BUCKET = 1024
+LATENCY, SPEED = 25e-6, 1e9
+"""What ``alq-hvd plan`` takes by default: seconds of a message, coordinates a second of the codec."""
 TIMEOUT = 400
 CASES = ("4:100mbit", "8:100mbit", "4:1gbit")
 
@@ -50,14 +61,18 @@ WAYS: dict[str, dict[str, Any] | None] = {
 }
 
 
-def predicted(way: str, ranks: int) -> float | None:
-    """Return bytes a coordinate and rank by formula, without headers and padding; ``None`` where it is measured."""
+def planned(way: str, ranks: int, rate: str, args: argparse.Namespace) -> Cost | None:
+    """Return what ``alq-hvd plan`` predicts, without headers and padding; ``None`` where the way is not yet chosen."""
     kind, _, widths = way.partition(" ")
+    link = Link(bits_per_second(rate) if rate != "none" else float("inf"), LATENCY)
+    world, messages = World(ranks, 1, link, link), messages_of(args.elements, args.fusion_elements)
     if kind in ("fp32", "fp16"):
-        return traffic.ring_allreduce(ranks, 4 if kind == "fp32" else 2)
+        return allreduce(world, args.elements, 4 if kind == "fp32" else 2, messages)
     bits = [int(width) for width in widths.split(",")]
-    formulas = {"allgather": traffic.allgather, "two_shot": traffic.two_shot}
-    return formulas[kind](ranks, bits * (3 - len(bits)), BUCKET) if kind in formulas else None
+    costs = {"allgather": allgather, "two_shot": two_shot}
+    if kind not in costs:
+        return None
+    return costs[kind](world, args.elements, bits * (3 - len(bits)), BUCKET, CodecSpeed(SPEED, SPEED), messages)
 
 
 def run_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -75,13 +90,15 @@ def run_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
         of_ranks = [output["ways"][way] for output in outputs]
         # A reduction is over when the slowest rank has it.
         seconds = [max(times) for times in zip(*(rank["seconds"] for rank in of_ranks), strict=True)]
+        plan = planned(way, int(count), rate, args)
         sent = statistics.mean(rank["bytes"] for rank in of_ranks)
         rows.append({
             "way": way,
             "seconds": statistics.median(seconds),
             "seconds_of_repeats": seconds,
             "bytes_per_element": sent / args.elements,
-            "predicted_bytes_per_element": predicted(way, int(count)),
+            "planned_bytes_per_element": plan and plan.bytes_per_rank / args.elements,
+            "planned_seconds": plan and plan.seconds,
             "error": of_ranks[0]["error"],
             **{name: of_ranks[0].get(name) for name in ("exchange", "break_even", "phases")},
         })  # fmt: skip
@@ -94,13 +111,15 @@ def as_text(case: dict[str, Any]) -> str:
     lines = [
         f"\n{case['ranks']} ranks, {case['rate']} (Horovod's idle ranks send {case['idle_bytes_per_second'] / 1e3:.0f} "
         "kB/s, counted where a rank waits)",
-        f"{'':14s}{'ms':>8s}{'B/element':>11s}{'formula':>9s}{'x fp32':>8s}{'x fp16':>8s}{'error':>10s}",
+        f"{'':14s}{'ms':>8s}{'plan':>8s}{'B/element':>11s}{'plan':>9s}{'x fp32':>8s}{'x fp16':>8s}{'error':>10s}",
     ]
     for row in case["rows"]:
-        formula = f"{row['predicted_bytes_per_element']:.3f}" if row["predicted_bytes_per_element"] else ""
+        planned_ms = f"{row['planned_seconds'] * 1e3:.0f}" if row["planned_seconds"] else ""
+        planned_bytes = f"{row['planned_bytes_per_element']:.3f}" if row["planned_bytes_per_element"] else ""
         note = f"  {row['exchange']}" if row["way"].startswith("auto") else ""
         lines.append(
-            f"{row['way']:14s}{row['seconds'] * 1e3:8.0f}{row['bytes_per_element']:11.3f}{formula:>9s}"
+            f"{row['way']:14s}{row['seconds'] * 1e3:8.0f}{planned_ms:>8s}"
+            f"{row['bytes_per_element']:11.3f}{planned_bytes:>9s}"
             f"{by_way['fp32'] / row['seconds']:8.2f}{by_way['fp16'] / row['seconds']:8.2f}{row['error']:10.2g}{note}"
         )
     return "\n".join(lines)
