@@ -12,7 +12,7 @@ from alq_hvd import backends
 from alq_hvd.codec.arguments import require_decodable, require_encodable, require_values
 from alq_hvd.codec.base import FloatArray, Record
 from alq_hvd.codec.keys import StreamKey
-from alq_hvd.codec.reference import ReferenceCodec
+from alq_hvd.codec.rotation import rotation_words, sign_key
 from alq_hvd.config import QuantiserConfig, require_int
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.levels import Levels
@@ -51,9 +51,8 @@ class NativeCodec:
         """Return the sealed record of ``values``; see ``Codec.encode``."""
         require_encodable(values, layout, levels)
         config = layout.quantiser
-        if config.rotate:
-            return ReferenceCodec().encode(values, layout, levels, key, stamp)
-        record = layout.new_record()
+        record, signs = layout.new_record(), sign_key(key, config)
+        layout.rotation(record)[:] = rotation_words(key, config)
         check = self._native.encode(
             self.instruction_set,
             values,
@@ -70,8 +69,12 @@ class NativeCodec:
             key_second=key.second,
             first_element=key.first_element,
             threads=self.threads,
+            rounds=config.rounds,
+            reach=_reach(config),
+            signs_first=signs.first,
+            signs_second=signs.second,
         )
-        seal(record, layout, stamp, check)
+        seal(record, layout, stamp, (check + int(layout.rotation(record).sum(dtype=np.uint32))) % 2**32)
         return record
 
     def decode_sum(
@@ -85,8 +88,6 @@ class NativeCodec:
     ) -> FloatArray:
         """Return the scaled sum of the decoded records; see ``Codec.decode_sum``."""
         require_decodable(records, layout, levels, stamps)
-        if layout.quantiser.rotate:
-            return ReferenceCodec().decode_sum(records, layout, levels, stamps, scale, out)
         if out is None:
             out = np.empty(layout.elements, dtype=np.float32)
         require_values(out, layout.elements)
@@ -102,14 +103,13 @@ class NativeCodec:
             inverse_gaps=levels.inverse_gaps,
             scale=scale,
             threads=self.threads,
+            rounds=layout.quantiser.rounds,
         )
         return out
 
     def statistics(self, values: FloatArray, config: QuantiserConfig, weight_exponent: int) -> GradientStatistics:
         """Return the summary of the normalised coordinates of ``values``."""
         require_values(values)
-        if config.rotate:
-            return ReferenceCodec().statistics(values, config, weight_exponent)
         mass, first_moment, moments = self._native.statistics(
             self.instruction_set,
             values,
@@ -119,6 +119,8 @@ class NativeCodec:
             weight_exponent=weight_exponent,
             octaves=OCTAVES,
             bins_per_octave_log2=BINS_PER_OCTAVE_LOG2,
+            rounds=config.rounds,
+            reach=_reach(config),
         )
         return GradientStatistics.from_bucket_sums(
             moments,
@@ -128,6 +130,11 @@ class NativeCodec:
             bucket_size=config.bucket_size,
             weight_exponent=weight_exponent,
         )
+
+
+def _reach(config: QuantiserConfig) -> float:
+    """Return ``config.reach`` in rounding to the nearest, else 0, which stands for stochastic rounding."""
+    return config.reach if config.rounding == "nearest" else 0.0
 
 
 def instruction_sets() -> list[str]:

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -50,13 +51,15 @@ void one_case(const alq::Kernels& kernels) {
   const int bits = 1 + static_cast<int>(below(8));
   const int64_t elements = below(2) ? below(200) : below(6000);
   const int64_t bucket_size = below(2) ? 32 * (1 + below(100)) : 1 + below(3000);
-  const alq::Quantiser quantiser = {bits, bucket_size, below(2) == 0, below(3) ? 0.0 : 2.5};
+  const int rounds = static_cast<int>(below(3));
+  const double reach = rounds == 2 ? 2.0 : 0.0;
+  const alq::Quantiser quantiser = {bits, bucket_size, below(2) == 0, below(3) ? 0.0 : 2.5, rounds, reach, {3, 4}};
   const alq::Table table = random_table(bits);
   const int64_t buckets = (elements + bucket_size - 1) / bucket_size;
   const int64_t tail_rows = (elements % alq::kTile + alq::kLanes - 1) / alq::kLanes;
   const int64_t words = (elements / alq::kTile * bits + (tail_rows * bits + 31) / 32) * alq::kLanes;
   const std::unique_ptr<float[]> values(new float[elements]), norms(new float[buckets]), out(new float[elements]);
-  const std::unique_ptr<float[]> scratch(quantiser.clip > 0 ? new float[bucket_size] : nullptr);
+  const std::unique_ptr<float[]> scratch(new float[alq::scratch_elements(quantiser)]);
   const std::unique_ptr<uint32_t[]> packed(new uint32_t[words]());
   const bool wild = below(4) == 0;
   for (int64_t i = 0; i < elements; ++i)
@@ -64,7 +67,7 @@ void one_case(const alq::Kernels& kernels) {
   kernels.encode(values.get(), elements, quantiser, table, {1, 2}, static_cast<uint32_t>(generator()), scratch.get(),
                  norms.get(), packed.get());
 
-  const int64_t record_bytes = 4 * (buckets + words);
+  const int64_t signs = rounds ? alq::kRotationBytes : 0, record_bytes = signs + 4 * (buckets + words);
   std::vector<std::unique_ptr<uint8_t[]>> records;
   std::vector<const uint8_t*> starts;
   const int64_t count = below(4);
@@ -73,18 +76,26 @@ void one_case(const alq::Kernels& kernels) {
     starts.push_back(records.back().get());
     uint8_t* bytes = records.back().get();
     if (r == 0) {
-      std::memcpy(bytes, norms.get(), 4 * buckets);
-      std::memcpy(bytes + 4 * buckets, packed.get(), 4 * words);
+      std::memset(bytes, 0, signs);
+      std::memcpy(bytes + signs, norms.get(), 4 * buckets);
+      std::memcpy(bytes + signs + 4 * buckets, packed.get(), 4 * words);
     } else {
       for (int64_t i = 0; i < record_bytes; ++i) bytes[i] = static_cast<uint8_t>(generator());
       for (int64_t i = 0; i < buckets; ++i) {  // any finite norm
         const float norm = 1.0f + static_cast<float>(below(1000));
-        std::memcpy(bytes + 4 * i, &norm, 4);
+        std::memcpy(bytes + signs + 4 * i, &norm, 4);
       }
     }
   }
-  kernels.decode_sum(starts.data(), static_cast<int>(count), 0, elements, quantiser, table, {0, 4 * buckets}, 0.5f,
-                     out.get());
+  const alq::RecordOffsets offsets = {signs, signs + 4 * buckets};
+  if (rounds) {
+    const int64_t strip = std::lcm(bucket_size, int64_t{alq::kTile});
+    const std::unique_ptr<float[]> part(new float[std::min(strip, elements)]);
+    kernels.decode_rotated(starts.data(), static_cast<int>(count), 0, elements, quantiser, table, offsets, 0.5f, strip,
+                           part.get(), out.get());
+  } else {
+    kernels.decode_sum(starts.data(), static_cast<int>(count), 0, elements, quantiser, table, offsets, 0.5f, out.get());
+  }
   for (int64_t i = 0; i < elements; ++i)
     if (!wild && !std::isfinite(out[i])) fail("a finite gradient and finite norms decoded to NaN or infinity");
 

@@ -34,6 +34,12 @@ def heavy_tailed(elements: int, seed: int = 0, scale: float = 1e-3) -> FloatArra
     return (np.random.default_rng(seed).standard_t(3, elements) * scale).astype(np.float32)
 
 
+def same_floats(one: FloatArray, other: FloatArray) -> bool:
+    """Return whether two arrays are equal to the bit, but for the sign and the payload of a NaN."""
+    number = ~np.isnan(one)
+    return np.array_equal(number, ~np.isnan(other)) and one[number].tobytes() == other[number].tobytes()
+
+
 def stamp_for(levels: Levels, sender: int = 3) -> Stamp:
     return Stamp(levels.digest, step=2, sender=sender)
 

@@ -9,7 +9,7 @@ struct Run {
 };
 
 // Write the codes of N vectors of coordinates.
-template <int B, int N, bool use_reciprocal>
+template <int B, int N, bool use_reciprocal, bool nearest>
 ALQ_INLINE void quantise(const float* values, const Run& run, const Table& table, StreamKey key, Words weyl,
                          uint32_t* codes) {
   const Floats norms = Floats{} + run.norm;
@@ -26,29 +26,30 @@ ALQ_INLINE void quantise(const float* values, const Run& run, const Table& table
   }
   find_bins<B, N>(normalised, table, bins);
   for (int k = 0; k < N; ++k, weyl += W * kWeylStep) {
-    const Words draw = random_bits(key, weyl) >> 8;
+    const Floats draw = nearest ? Floats{} + kDraws / 2
+                                : __builtin_convertvector((Ints)(random_bits(key, weyl) >> 8), Floats);
     const Ints up = rounds_up(normalised[k], bins[k].lower, lookup<1 << B>(table.scaled_inverse_gaps, bins[k].index),
-                              __builtin_convertvector((Ints)draw, Floats));
+                              draw);
     store(codes + k * W, plus_one_if(up, bins[k].index));
   }
 }
 
 // Write the codes of `count` coordinates of one bucket, the first of which draws from `first_weyl`.
-template <int B, bool use_reciprocal>
+template <int B, bool use_reciprocal, bool nearest>
 ALQ_INLINE void quantise_run(const float* values, int64_t count, const Run& run, const Table& table, StreamKey key,
                              uint32_t first_weyl, uint32_t* codes) {
   constexpr int N = W == 4 && B <= 4 ? 1 : 8;  // counting does not wait
   Words weyl = iota() * kWeylStep + first_weyl;
   int64_t i = 0;
   for (; i + N * W <= count; i += N * W, weyl += N * W * kWeylStep)
-    quantise<B, N, use_reciprocal>(values + i, run, table, key, weyl, codes + i);
+    quantise<B, N, use_reciprocal, nearest>(values + i, run, table, key, weyl, codes + i);
   for (; i + W <= count; i += W, weyl += W * kWeylStep)
-    quantise<B, 1, use_reciprocal>(values + i, run, table, key, weyl, codes + i);
+    quantise<B, 1, use_reciprocal, nearest>(values + i, run, table, key, weyl, codes + i);
   if (i < count) {
     float last[W] = {};
     uint32_t last_codes[W];
     for (int64_t k = i; k < count; ++k) last[k - i] = values[k];
-    quantise<B, 1, use_reciprocal>(last, run, table, key, weyl, last_codes);
+    quantise<B, 1, use_reciprocal, nearest>(last, run, table, key, weyl, last_codes);
     for (int64_t k = i; k < count; ++k) codes[k] = last_codes[k - i];
   }
 }
@@ -83,26 +84,25 @@ ALQ_INLINE void pack_rows(const uint32_t* codes, int rows, uint32_t* words, Word
 // it is too large for half a usual second-level cache. Return how far ahead to fetch; 0 fetches nothing new.
 inline int64_t fetch_distance(const Quantiser& quantiser, int64_t left) {
   constexpr int64_t most = 1 << 16;
-  if (quantiser.clip > 0 || quantiser.bucket_size > most) return 0;
+  if (quantiser.clip > 0 || quantiser.rounds || quantiser.bucket_size > most) return 0;
   const int64_t distance = quantiser.bucket_size > kTile ? quantiser.bucket_size : kTile;
   return distance < left ? distance : 0;
 }
 
-template <int B>
+template <int B, bool nearest>
 uint32_t encode_bits(const float* values, int64_t elements, const Quantiser& quantiser, const Table& table, StreamKey key,
                  uint32_t first_element, float* scratch, float* norms, uint32_t* words) {
   alignas(64) uint32_t codes[kTile];
   int filled = 0;  // codes of the open tile
+  float* chosen = scratch + quantiser.bucket_size;
   uint32_t check = 0;
   Words sums = {};
   for (int64_t start = 0; start < elements; start += quantiser.bucket_size) {
     const int64_t size = elements - start < quantiser.bucket_size ? elements - start : quantiser.bucket_size;
-    const float* bucket = prepared(values + start, size, quantiser, scratch);
-    const float norm = bucket_norm(bucket, size, quantiser.maximum_norm);
-    *norms++ = norm;
-    uint32_t norm_bits;
-    __builtin_memcpy(&norm_bits, &norm, 4);
-    check += norm_bits;
+    const float* bucket = prepared(values + start, size, quantiser, first_element + static_cast<uint32_t>(start), scratch);
+    const Normaliser unit = normaliser(bucket, size, quantiser);
+    const float norm = unit.norm;
+    *norms = norm;
     Run run = {norm, !(norm > 0), can_use_reciprocal(norm, table.smallest_level), 0};
     for (int64_t done = 0; done < size;) {
       const int64_t room = kTile - filled, rest = size - done, count = rest < room ? rest : room;
@@ -112,9 +112,11 @@ uint32_t encode_bits(const float* values, int64_t elements, const Quantiser& qua
       if (run.silent)
         for (int64_t i = 0; i < count; ++i) out[i] = 0;
       else if (run.use_reciprocal)
-        quantise_run<B, true>(bucket + done, count, run, table, key, weyl, out);
+        quantise_run<B, true, nearest>(bucket + done, count, run, table, key, weyl, out);
       else
-        quantise_run<B, false>(bucket + done, count, run, table, key, weyl, out);
+        quantise_run<B, false, nearest>(bucket + done, count, run, table, key, weyl, out);
+      if (nearest)
+        for (int64_t i = 0; i < count; ++i) chosen[done + i] = table.levels[out[i]];
       done += count;
       filled += static_cast<int>(count);
       if (filled == kTile) {
@@ -123,6 +125,10 @@ uint32_t encode_bits(const float* values, int64_t elements, const Quantiser& qua
         filled = 0;
       }
     }
+    if (nearest && !run.silent) *norms = projection_scale(bucket, chosen, size, unit);
+    uint32_t norm_bits;
+    __builtin_memcpy(&norm_bits, norms++, 4);
+    check += norm_bits;
   }
   if (filled) {
     const int rows = (filled + kLanes - 1) / kLanes;
@@ -133,9 +139,17 @@ uint32_t encode_bits(const float* values, int64_t elements, const Quantiser& qua
   return check;
 }
 
+template <bool nearest>
+ALQ_INLINE auto encode_table(int bits) {
+  constexpr decltype(&encode_bits<1, nearest>) by_bits[] = {
+      encode_bits<1, nearest>, encode_bits<2, nearest>, encode_bits<3, nearest>, encode_bits<4, nearest>,
+      encode_bits<5, nearest>, encode_bits<6, nearest>, encode_bits<7, nearest>, encode_bits<8, nearest>};
+  return by_bits[bits - 1];
+}
+
 inline uint32_t encode_any(const float* values, int64_t elements, const Quantiser& quantiser, const Table& table,
                        StreamKey key, uint32_t first_element, float* scratch, float* norms, uint32_t* words) {
-  constexpr decltype(&encode_bits<1>) by_bits[] = {encode_bits<1>, encode_bits<2>, encode_bits<3>, encode_bits<4>,
-                                                   encode_bits<5>, encode_bits<6>, encode_bits<7>, encode_bits<8>};
-  return by_bits[quantiser.bits - 1](values, elements, quantiser, table, key, first_element, scratch, norms, words);
+  if (quantiser.reach > 0)
+    return encode_table<true>(quantiser.bits)(values, elements, quantiser, table, key, first_element, scratch, norms, words);
+  return encode_table<false>(quantiser.bits)(values, elements, quantiser, table, key, first_element, scratch, norms, words);
 }

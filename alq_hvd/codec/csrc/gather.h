@@ -6,15 +6,15 @@ inline void gather_statistics(const float* values, int64_t elements, const Quant
   const int side = (histogram.octaves << log2) + 1;
   for (int64_t start = 0; start < elements; start += quantiser.bucket_size, ++moments) {
     const int64_t size = elements - start < quantiser.bucket_size ? elements - start : quantiser.bucket_size;
-    const float* bucket = prepared(values + start, size, quantiser, scratch);
-    const float norm = bucket_norm(bucket, size, quantiser.maximum_norm);
+    const float* bucket = prepared(values + start, size, quantiser, static_cast<uint32_t>(start), scratch);
+    const float norm = normaliser(bucket, size, quantiser).norm;
     *moments = {norm, 0, 0, 0};
     if (!(norm > 0)) continue;
     double weight = 1;
     for (int i = 0; i < histogram.weight_exponent; ++i) weight *= norm;
     double sum = 0, squares = 0;
     for (int64_t i = 0; i < size; ++i) {
-      const float normalised = bucket[i] / norm;
+      const float normalised = clamp(bucket[i] / norm, -1.0f, 1.0f);
       uint32_t bits;
       __builtin_memcpy(&bits, &normalised, 4);
       int bin = static_cast<int>((bits & 0x7fffffffu) >> (23 - log2)) - first + 1;
@@ -28,7 +28,7 @@ inline void gather_statistics(const float* values, int64_t elements, const Quant
     const double mean = sum / static_cast<double>(size);
     double deviations = 0;
     for (int64_t i = 0; i < size; ++i) {
-      const double deviation = static_cast<double>(bucket[i] / norm) - mean;
+      const double deviation = static_cast<double>(clamp(bucket[i] / norm, -1.0f, 1.0f)) - mean;
       deviations += deviation * deviation;
     }
     *moments = {norm, sum, deviations, squares};

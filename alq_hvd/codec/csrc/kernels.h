@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "quantise.h"
+#include "rotation.h"
 
 namespace alq {
 
@@ -13,6 +14,9 @@ struct Quantiser {
   int64_t bucket_size;
   bool maximum_norm;  // largest magnitude instead of the Euclidean length
   double clip;        // standard deviations; 0 does not clip
+  int rounds = 0;     // of the rotation; 0 does not rotate
+  double reach = 0;   // standard deviations that 1 stands for, in rounding to the nearest; 0 rounds stochastically
+  StreamKey signs = {0, 0};
 };
 
 // A level table padded to 2^bits entries: levels with +infinity, which no coordinate reaches, inverse gaps with zero.
@@ -44,17 +48,27 @@ struct RecordOffsets {
 struct Kernels {
   const char* name;
   // Write norms float32[buckets] and packed codes of `elements` values; `first_element` offsets the random counter.
-  // `scratch` float32[bucket_size] is used when clipping. Return the sum of all words written, norms included.
+  // `scratch` float32[scratch_elements(quantiser)] holds buckets that are not quantised as they are. Return the sum of all words written, norms included.
   uint32_t (*encode)(const float* values, int64_t elements, const Quantiser&, const Table&, StreamKey, uint32_t first_element,
                  float* scratch, float* norms, uint32_t* words);
   // Write scale * sum over records, in order, of norm * level, for the elements begin <= e < end; begin is a multiple
   // of kTile.
   void (*decode_sum)(const uint8_t* const* records, int count, int64_t begin, int64_t end, const Quantiser&,
                      const Table&, RecordOffsets, float scale, float* out);
+  // The same for rotated buckets. Whole buckets are wanted, too: begin is a multiple of `strip`, the least number that both
+  // kTile and the bucket size divide, for which `scratch` has room; it is used where records differ in their signs.
+  void (*decode_rotated)(const uint8_t* const* records, int count, int64_t begin, int64_t end, const Quantiser&,
+                         const Table&, RecordOffsets, float scale, int64_t strip, float* scratch, float* out);
   // Add normalised coordinates to the histogram and write one BucketMoments a bucket.
   void (*statistics)(const float* values, int64_t elements, const Quantiser&, const Histogram&, float* scratch,
                      BucketMoments*);
 };
+
+// Return how many floats of scratch an encoder needs: the bucket as it is quantised, and the levels chosen for it.
+inline int64_t scratch_elements(const Quantiser& quantiser) {
+  const bool changed = quantiser.clip > 0 || quantiser.rounds > 0;
+  return quantiser.bucket_size * ((changed ? 1 : 0) + (quantiser.reach > 0 ? 1 : 0));
+}
 
 const Kernels& baseline_kernels();
 #if defined(__x86_64__)

@@ -2,7 +2,9 @@
 // namespace and under its own instruction set; there is no include guard on purpose.
 #include "lanes.h"
 #include "search.h"
+#include "rotate.h"
 #include "norms.h"
 #include "encode.h"
 #include "decode.h"
+#include "decode_rotated.h"
 #include "gather.h"

@@ -44,10 +44,13 @@ const Kernels& kernels_named(const std::string& name) {
   throw std::invalid_argument("this processor has no instruction set " + name);
 }
 
-Quantiser checked_quantiser(int bits, int64_t bucket_size, bool maximum_norm, double clip) {
+Quantiser checked_quantiser(int bits, int64_t bucket_size, bool maximum_norm, double clip, int rounds, double reach,
+                            StreamKey signs) {
   if (bits < 1 || bits > 8) throw std::invalid_argument("bits must be 1 to 8");
   if (bucket_size < 1 || bucket_size > kMaximumBucketSize) throw std::invalid_argument("bucket_size must be 1 to 2**24");
-  return {bits, bucket_size, maximum_norm, clip};
+  if (rounds < 0 || rounds > 2 || (reach > 0 && !rounds))
+    throw std::invalid_argument("rounds must be 0, 1 or 2, and not 0 where reach is positive");
+  return {bits, bucket_size, maximum_norm, clip, rounds, reach, signs};
 }
 
 Table checked_table(const FloatArray& levels, const FloatArray& inverse_gaps, int bits) {
@@ -64,6 +67,8 @@ int64_t word_rows(int64_t elements, int bits) {
 // Raise unless norms and codes of `elements` lie inside a record of `record_bytes` bytes.
 void check_record(int64_t record_bytes, int64_t elements, const Quantiser& quantiser, int64_t norms_offset,
                   int64_t codes_offset) {
+  if (quantiser.rounds && norms_offset < kRotationBytes)
+    throw std::invalid_argument("a rotated record names its signs in the 16 bytes before its norms");
   const int64_t buckets = (elements + quantiser.bucket_size - 1) / quantiser.bucket_size;
   const int64_t codes_bytes = 4 * kLanes * word_rows(elements, quantiser.bits);
   if (norms_offset < 0 || norms_offset % 4 || codes_offset % 4 || codes_offset < norms_offset ||
@@ -75,15 +80,16 @@ void check_record(int64_t record_bytes, int64_t elements, const Quantiser& quant
 }
 
 std::unique_ptr<float[]> scratch_for(const Quantiser& quantiser) {
-  return std::unique_ptr<float[]>(quantiser.clip > 0 ? new float[quantiser.bucket_size] : nullptr);
+  return std::unique_ptr<float[]>(new float[scratch_elements(quantiser) + 1]);
 }
 
 // Return the checksum of the record.
 uint32_t encode(const std::string& isa, const FloatArray& values, ByteArray record, int64_t norms_offset,
             int64_t codes_offset, int bits, int64_t bucket_size, bool maximum_norm, double clip,
             const FloatArray& levels, const FloatArray& inverse_gaps, uint32_t key_first, uint32_t key_second,
-            uint32_t first_element, int threads) {
-  const Quantiser quantiser = checked_quantiser(bits, bucket_size, maximum_norm, clip);
+            uint32_t first_element, int threads, int rounds, double reach, uint32_t signs_first, uint32_t signs_second) {
+  const Quantiser quantiser =
+      checked_quantiser(bits, bucket_size, maximum_norm, clip, rounds, reach, {signs_first, signs_second});
   const Table table = checked_table(levels, inverse_gaps, bits);
   const Kernels& kernels = kernels_named(isa);
   const int64_t elements = values.size();
@@ -105,8 +111,8 @@ uint32_t encode(const std::string& isa, const FloatArray& values, ByteArray reco
 
 void decode_sum(const std::string& isa, const std::vector<ByteArray>& records, FloatArray out, int64_t norms_offset,
                 int64_t codes_offset, int bits, int64_t bucket_size, const FloatArray& levels,
-                const FloatArray& inverse_gaps, float scale, int threads) {
-  const Quantiser quantiser = checked_quantiser(bits, bucket_size, false, 0);
+                const FloatArray& inverse_gaps, float scale, int threads, int rounds) {
+  const Quantiser quantiser = checked_quantiser(bits, bucket_size, false, 0, rounds, 0, {0, 0});
   const Table table = checked_table(levels, inverse_gaps, bits);
   const Kernels& kernels = kernels_named(isa);
   const int64_t elements = out.size();
@@ -117,16 +123,25 @@ void decode_sum(const std::string& isa, const std::vector<ByteArray>& records, F
   }
   float* to = out.mutable_data();
   py::gil_scoped_release unlocked;
-  parallel_ranges(threads, elements, kTile, [&](int64_t begin, int64_t end, int) {
-    kernels.decode_sum(starts.data(), static_cast<int>(starts.size()), begin, end, quantiser, table,
-                       {norms_offset, codes_offset}, scale, to);
+  const int count = static_cast<int>(starts.size());
+  const RecordOffsets offsets = {norms_offset, codes_offset};
+  if (!rounds) {
+    parallel_ranges(threads, elements, kTile, [&](int64_t begin, int64_t end, int) {
+      kernels.decode_sum(starts.data(), count, begin, end, quantiser, table, offsets, scale, to);
+    });
+    return;
+  }
+  const int64_t strip = std::lcm(bucket_size, int64_t{kTile});
+  parallel_ranges(threads, elements, strip, [&](int64_t begin, int64_t end, int) {
+    const std::unique_ptr<float[]> scratch(new float[count > 1 ? std::min(strip, end - begin) : 0]);
+    kernels.decode_rotated(starts.data(), count, begin, end, quantiser, table, offsets, scale, strip, scratch.get(), to);
   });
 }
 
 // Return (mass, first_moment, moments[buckets, 4]).
 py::tuple statistics(const std::string& isa, const FloatArray& values, int64_t bucket_size, bool maximum_norm,
-                     double clip, int weight_exponent, int octaves, int bins_per_octave_log2) {
-  const Quantiser quantiser = checked_quantiser(1, bucket_size, maximum_norm, clip);
+                     double clip, int weight_exponent, int octaves, int bins_per_octave_log2, int rounds, double reach) {
+  const Quantiser quantiser = checked_quantiser(1, bucket_size, maximum_norm, clip, rounds, reach, {0, 0});
   if (octaves < 1 || octaves > 126 || bins_per_octave_log2 < 0 || bins_per_octave_log2 > 10)
     throw std::invalid_argument("octaves must be 1 to 126 and bins_per_octave_log2 0 to 10");
   const Kernels& kernels = kernels_named(isa);
@@ -161,15 +176,16 @@ PYBIND11_MODULE(_native, module) {
              py::kw_only(), py::arg("norms_offset"), py::arg("codes_offset"), py::arg("bits"), py::arg("bucket_size"),
              py::arg("maximum_norm"), py::arg("clip"), py::arg("levels").noconvert(),
              py::arg("inverse_gaps").noconvert(), py::arg("key_first"), py::arg("key_second"),
-             py::arg("first_element"), py::arg("threads") = 1, 
+             py::arg("first_element"), py::arg("threads") = 1, py::arg("rounds") = 0, py::arg("reach") = 0.0,
+             py::arg("signs_first") = 0, py::arg("signs_second") = 0,
              "Write the norms and packed codes of values into record, whose other bytes are zero; return its checksum.");
   module.def("decode_sum", &alq::decode_sum, py::arg("isa"), py::arg("records").noconvert(),
              py::arg("out").noconvert(), py::kw_only(), py::arg("norms_offset"), py::arg("codes_offset"),
              py::arg("bits"), py::arg("bucket_size"), py::arg("levels").noconvert(),
              py::arg("inverse_gaps").noconvert(), py::arg("scale"),
-             py::arg("threads") = 1, "Write scale * sum of the decoded records into out.");
+             py::arg("threads") = 1, py::arg("rounds") = 0, "Write scale * sum of the decoded records into out.");
   module.def("statistics", &alq::statistics, py::arg("isa"), py::arg("values").noconvert(), py::kw_only(),
              py::arg("bucket_size"), py::arg("maximum_norm"), py::arg("clip"), py::arg("weight_exponent"),
              py::arg("octaves"), py::arg("bins_per_octave_log2"),
-             "Return (mass, first_moment, moments) of the normalised values.");
+             py::arg("rounds") = 0, py::arg("reach") = 0.0, "Return (mass, first_moment, moments) of the normalised values.");
 }

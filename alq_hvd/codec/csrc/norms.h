@@ -50,6 +50,19 @@ inline BucketSums bucket_sums(const float* values, int64_t count) {
   return {with_sum ? sums[0] : 0.0, squares[0]};
 }
 
+// Return the sum of products of two buckets in the same order.
+inline double bucket_products(const float* values, const float* others, int64_t count) {
+  alignas(64) double sums[kSumLanes] = {};
+  for (int64_t row = 0; row < count; row += kSumLanes) {
+    const int64_t width = count - row < kSumLanes ? count - row : kSumLanes;
+    for (int64_t i = 0; i < width; ++i)
+      sums[i] += static_cast<double>(values[row + i]) * static_cast<double>(others[row + i]);
+  }
+  for (int half = kSumLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
+  return sums[0];
+}
+
 // Return the largest magnitude, or NaN when any value is NaN or infinite. The order of magnitudes is that of their bits.
 inline float largest_magnitude(const float* values, int64_t count) {
   constexpr int registers = 4;
@@ -77,12 +90,16 @@ inline float largest_magnitude(const float* values, int64_t count) {
   return norm;
 }
 
-// Return the norm as it is sent: NaN for a bucket that is not finite, 0 for one too small to normalise.
+// Return a norm as it is sent: NaN for a bucket that is not finite, 0 for one too small to normalise.
+inline float sendable(float norm) {
+  if (!(norm <= kLargestNorm)) return __builtin_nanf("");
+  return norm < kSmallestNorm ? 0.0f : norm;
+}
+
 inline float bucket_norm(const float* values, int64_t count, bool maximum) {
   const float norm = maximum ? largest_magnitude(values, count)
                              : static_cast<float>(__builtin_sqrt(bucket_sums<false>(values, count).squares));
-  if (!(norm <= kLargestNorm)) return __builtin_nanf("");
-  return norm < kSmallestNorm ? 0.0f : norm;
+  return sendable(norm);
 }
 
 // Clamp a bucket to `clip` standard deviations into `clipped`; a bucket without spread is copied as it is.
@@ -94,9 +111,36 @@ inline void clip_bucket(const float* values, int64_t count, double clip, float* 
   for (int64_t i = 0; i < count; ++i) clipped[i] = clamp(values[i], -limit, limit);
 }
 
-// Return the bucket as it is quantised: clipped into `scratch` when asked, else as it is.
-inline const float* prepared(const float* values, int64_t count, const Quantiser& quantiser, float* scratch) {
+// Return the bucket as it is quantised: rotated and clipped into `scratch` when asked, else as it is. `first` is the
+// element at which it starts.
+inline const float* prepared(const float* values, int64_t count, const Quantiser& quantiser, uint32_t first,
+                             float* scratch) {
+  if (quantiser.rounds) {
+    rotate_bucket(values, count, quantiser.rounds, quantiser.signs, first, scratch);
+    values = scratch;
+  }
   if (quantiser.clip <= 0) return values;
   clip_bucket(values, count, quantiser.clip, scratch);
   return scratch;
+}
+
+// What the coordinates of a bucket are divided by, and, in rounding to the nearest, the sum of their squares.
+struct Normaliser {
+  float norm;
+  double squares;
+};
+
+// Return the norm of a bucket or, in rounding to the nearest, a multiple of its standard deviation about zero.
+inline Normaliser normaliser(const float* values, int64_t count, const Quantiser& quantiser) {
+  if (quantiser.reach <= 0) return {bucket_norm(values, count, quantiser.maximum_norm), 0};
+  const double squares = bucket_sums<false>(values, count).squares;
+  const double deviation = __builtin_sqrt(squares / static_cast<double>(count));
+  return {sendable(static_cast<float>(deviation * quantiser.reach)), squares};
+}
+
+// Return the scale that gives the decoded bucket the projection on the bucket that the bucket has, the normaliser where
+// there is none. `chosen` are the levels of its codes.
+inline float projection_scale(const float* values, const float* chosen, int64_t count, Normaliser unit) {
+  const float scale = static_cast<float>(unit.squares / bucket_products(values, chosen, count));
+  return scale >= kSmallestNorm && scale <= kLargestNorm ? scale : unit.norm;
 }
