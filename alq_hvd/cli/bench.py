@@ -84,6 +84,6 @@ def as_text(rates: Sequence[Rate]) -> str:
     for rate in rates:
         lines.append(
             f"{rate.codec:<12}{rate.operation:<11}{rate.bits:>4}{rate.ranks:>6}{rate.elements_per_second / 1e9:>14.3f}"
-            f"{rate.share_of_memcpy:>10.3f}{rate.share_of_bandwidth:>13.1%}"
+            f"{rate.share_of_memcpy:>10.3f}{rate.share_of_bandwidth:>13.1%}" + (" rotated" if rate.rotate else "")
         )
     return "\n".join(lines)

@@ -10,7 +10,15 @@ import numpy as np
 
 from alq_hvd import backends
 from alq_hvd.codec import cuda_structs
-from alq_hvd.codec.cuda_arguments import TYPES, Memory, Tensor, parts_of, require_parts, require_records
+from alq_hvd.codec.cuda_arguments import (
+    TYPES,
+    Memory,
+    Tensor,
+    parts_of,
+    require_kernels,
+    require_parts,
+    require_records,
+)
 from alq_hvd.codec.cuda_kernels import WARPS, chunk_size, key_struct, launch
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.config import QuantiserConfig
@@ -63,6 +71,7 @@ class CudaCodec:
         """
         parts = parts_of(values)
         require_parts(parts, layout.elements, self.device)
+        require_kernels(layout.quantiser)
         layout.quantiser.require_fit(levels)
         config, kind = layout.quantiser, TYPES[str(parts[0].dtype)] if parts else "float"
         record = self._begin(layout, stamp)
@@ -99,6 +108,7 @@ class CudaCodec:
         wrong header decodes to NaN.
         """
         torch = backends.torch()
+        require_kernels(layout.quantiser)
         layout.quantiser.require_fit(levels)
         require_records(records, layout, stamps, self.device)
         if out is None:
@@ -150,7 +160,9 @@ class CudaCodec:
             total = self.decode_sum(records, layout, levels, stamps, scale)
             return self.encode(total, again, levels_again, key, stamp)
         require_records(records, layout, stamps, self.device)
+        require_kernels(layout.quantiser)
         layout.quantiser.require_fit(levels)
+        require_kernels(again.quantiser)
         again.quantiser.require_fit(levels_again)
         record = self._begin(again, stamp)
         described, checks = self._records(records, layout, stamps)
@@ -178,6 +190,7 @@ class CudaCodec:
     ) -> GradientStatistics:
         """Return the summary of the normalised coordinates. Waits: the levels are fitted on the host."""
         torch = backends.torch()
+        require_kernels(config)
         parts = parts_of(values)
         elements = sum(part.numel() for part in parts)
         require_parts(parts, elements, self.device)

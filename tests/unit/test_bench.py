@@ -17,12 +17,14 @@ def test_json_lists_every_codec_and_operation(capsys: pytest.CaptureFixture[str]
     rates = json.loads(capsys.readouterr().out)
     codecs = {"native", "reference"} | ({"torch-eager"} if backends.available("torch") else set())
     expected = {
-        (codec, operation, bits, ranks)
+        (codec, operation, bits, ranks, rotate)
         for codec in codecs
+        for rotate in ((False, True) if codec == "native" else (False,))
         for bits in (3, 4)
         for operation, ranks in (("encode", 1), ("decode_sum", 1), ("decode_sum", 4))
     }
-    assert {(rate["codec"], rate["operation"], rate["bits"], rate["ranks"]) for rate in rates} == expected
+    named = ("codec", "operation", "bits", "ranks", "rotate")
+    assert {tuple(rate[name] for name in named) for rate in rates} == expected
     assert all(rate["elements_per_second"] > 0 for rate in rates)
     assert len({rate["memcpy_elements_per_second"] for rate in rates}) == 1
 
@@ -32,6 +34,7 @@ def test_table_names_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "copy of float32:" in printed and "x memcpy" in printed
     assert [line for line in printed.splitlines() if line.startswith("native      encode        2")]
+    assert [line for line in printed.splitlines() if line.startswith("native") and line.endswith(" rotated")]
 
 
 def test_shares() -> None:

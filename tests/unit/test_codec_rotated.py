@@ -21,11 +21,12 @@ from codec_cases import (
 )
 
 from alq_hvd.codec.base import Codec
+from alq_hvd.codec.cuda_arguments import require_kernels
 from alq_hvd.codec.keys import stream_key
 from alq_hvd.codec.native import NativeCodec
 from alq_hvd.codec.rotation import rotate_values_back
 from alq_hvd.config import QuantiserConfig
-from alq_hvd.errors import ConfigurationError, WireFormatError
+from alq_hvd.errors import BackendUnavailable, ConfigurationError, WireFormatError
 from alq_hvd.levels import Levels
 from alq_hvd.policies.lloyd_max import lloyd_max
 from alq_hvd.wire import HEADER, RecordLayout, Stamp, seal
@@ -260,3 +261,21 @@ def test_a_decoder_adds_first_and_rotates_back_once_where_signs_are_shared() -> 
 def test_configurations_that_can_not_work_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         QuantiserConfig(3, **options)
+
+
+def test_the_cuda_codec_refuses_what_it_has_no_kernel_for() -> None:
+    require_kernels(QuantiserConfig(3, 512))
+    with pytest.raises(BackendUnavailable, match=r"got rotate=True and rounding='nearest'.*Take codec='native'"):
+        require_kernels(config_of("nearest", 3, 512))
+
+
+@pytest.mark.parametrize("kind", ["linf", "nearest"])
+def test_bytes_and_sums_do_not_depend_on_the_number_of_threads(kind: str) -> None:
+    config, levels = config_of(kind, 3, 1000), levels_of(kind, 3)
+    values, layout = heavy_tailed(1_000_000), RecordLayout(1_000_000, config)
+    stamps = [stamp_for(levels)] * 2
+    one, many = NativeCodec(), NativeCodec(threads=3)
+    records = [codec.encode(values, layout, levels, KEY, stamps[0]) for codec in (one, many)]
+    assert np.array_equal(*records)
+    sums = [codec.decode_sum(records, layout, levels, stamps, 0.5) for codec in (one, many)]
+    assert np.array_equal(*sums)
