@@ -22,7 +22,7 @@ lint: setup ## Check style, format, types and shell scripts; change nothing.
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@$(PYTHON_ENV) -m mypy
-	@.venv/bin/shellcheck -x launch/*.sh .ci/run
+	@.venv/bin/shellcheck -x launch/*.sh .ci/run $(wildcard tests/cluster/*.sh)
 
 test-gpu: setup ## Run the tests that need a CUDA device and cupy (pip install -e '.[cuda12]' or '.[cuda13]').
 	@$(PYTHON_ENV) -m pytest -m gpu tests/gpu $(ARGS)

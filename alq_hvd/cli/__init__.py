@@ -18,6 +18,7 @@ COMMANDS = {
     "doctor": "say what is installed, try every codec and transport, and name the command that mends what is missing",
     "levels": "fit levels to a gradient you dumped and compare every method on it",
     "plan": "predict bytes, time and error of every exchange in a cluster, and recommend one",
+    "sbatch": "render a Slurm batch script from options, and submit it",
 }
 """Subcommand -> one line of help. ``alq_hvd/cli/<subcommand>.py`` defines ``add_parser(subparsers)`` and ``run(args)``.
 
