@@ -8,7 +8,7 @@ import torch
 
 
 def share_cores() -> None:
-    """Give this rank OMP_NUM_THREADS, or else its part of the cores; where ranks outnumber cores, let a waiting rank make room.
+    """Give this rank OMP_NUM_THREADS or else its part of the cores; let a waiting rank make room where they are few.
 
     Call before ``hvd.init()``: Open MPI reads its settings when it starts. By default it spins while it waits, on a
     core that another rank needs to get to the point being waited for.
