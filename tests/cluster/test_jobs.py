@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.hosts import run, wait_until
 from tests.cluster.slurm import Cluster
 from tests.cluster.training_job import sbatch, submit
 
@@ -66,6 +67,28 @@ def test_restarts_are_counted(cluster: Cluster, place: Path) -> None:
     cluster.on_head("scancel", "--signal=USR1", str(job.number))
     ended = job.wait_for("FAILED", seconds=120)
     assert (ended["Restarts"], ended["ExitCode"]) == ("0", "75:0")
+
+
+def test_slurm_itself_signals_before_the_time_limit(cluster: Cluster, place: Path) -> None:
+    # Slurm counts in minutes: of two, the signal comes somewhere in the first.
+    job = submit(cluster, place, f"{FOUR_RANKS} --time 00:02:00 --signal-seconds 60", "--batch-size 16 --epochs 1000")
+    wait_until("the job is requeued", lambda: cluster.job(job.number)["Restarts"] == "1", 240, 0.5)
+    assert "stopped with a checkpoint; back into the queue" in job.log()
+    cluster.on_head("scancel", str(job.number))
+    assert job.checkpoint_steps()[-1] == job.events("step")[-1]["step"]
+
+
+def test_a_rank_that_dies_ends_the_job(cluster: Cluster, place: Path) -> None:
+    job = submit(cluster, place, FOUR_RANKS, "--batch-size 16 --epochs 1000")
+    job.wait_for_step(2)
+    assert cluster.hosts is not None
+    find = cluster.hosts.on(
+        cluster.nodes_of(job.number)[-1], "pgrep", "-f", f"python examples/train_images.py.*{place}"
+    )
+    rank = run(find).split()[-1]
+    run(cluster.hosts.on(cluster.nodes_of(job.number)[-1], "kill", "-9", rank))
+    ended = job.wait_for("FAILED", seconds=180)
+    assert ended["Restarts"] == "0"
 
 
 def test_a_node_that_dies_costs_the_steps_since_the_last_checkpoint(cluster: Cluster, place: Path) -> None:
