@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 .PHONY: help setup demo test test-gpu bench-gpu lint bench docs clean
 
 help: ## Show these lines.
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: ## Install everything: system packages, .venv, PyTorch, Horovod, alq_hvd. Quick when nothing changed.
 	@./launch/setup.sh
@@ -18,11 +18,15 @@ demo: setup ## Train on real images with 4 ranks three times (fp32, fp16, ALQ at
 test: setup ## Run all tests that need neither a GPU nor a cluster. ARGS="-k name" is passed on to pytest.
 	@$(PYTHON_ENV) -m pytest -m "not gpu and not cluster" $(ARGS)
 
+test-cluster: setup ## Run the tests on several pretend hosts with a real Slurm; needs root, installs Debian's Slurm. ARGS=... too.
+	@./tests/cluster/install.sh
+	@$(PYTHON_ENV) -m pytest -m cluster $(ARGS)
+
 lint: setup ## Check style, format, types and shell scripts; change nothing.
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@$(PYTHON_ENV) -m mypy
-	@.venv/bin/shellcheck -x launch/*.sh .ci/run
+	@.venv/bin/shellcheck -x launch/*.sh .ci/run $(wildcard tests/cluster/*.sh)
 
 test-gpu: setup ## Run the tests that need a CUDA device and cupy (pip install -e '.[cuda12]' or '.[cuda13]').
 	@$(PYTHON_ENV) -m pytest -m gpu tests/gpu $(ARGS)

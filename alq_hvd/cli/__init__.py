@@ -17,7 +17,9 @@ COMMANDS = {
     "bench": "measure how fast the codecs are on this machine, beside a plain copy of memory",
     "doctor": "say what is installed, try every codec and transport, and name the command that mends what is missing",
     "levels": "fit levels to a gradient you dumped and compare every method on it",
+    "nodes": "measure every node of a job and name the odd ones; start it with launch/check_cluster.sh",
     "plan": "predict bytes, time and error of every exchange in a cluster, and recommend one",
+    "sbatch": "render a Slurm batch script from options, and submit it",
 }
 """Subcommand -> one line of help. ``alq_hvd/cli/<subcommand>.py`` defines ``add_parser(subparsers)`` and ``run(args)``.
 

@@ -1,0 +1,127 @@
+"""What a Slurm job needs to know, validated before anything waits in a queue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+from alq_hvd.config import require_int
+from alq_hvd.errors import ConfigurationError
+from alq_hvd.slurm.environments import Bare, Environment
+from alq_hvd.slurm.launchers import Launcher, Srun
+from alq_hvd.slurm.network import Network
+
+DEFAULT_COMMAND = (
+    "python",
+    "examples/train_images.py",
+    "--compression=alq",
+    "--bits=3",
+    "--checkpoint=checkpoints/%j",
+    "--output=runs/%j",
+)
+_TIME = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)")
+_NAME = re.compile(r"[\w.,:=@%+*/\[\]&|()-]+")
+_FREE_TEXT = ("name", "partition", "account", "qos", "constraint", "reservation", "memory", "log")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """Hold every option of a rendered job.
+
+    Attributes:
+        nodes: how many.
+        gpus_per_node: GPUs asked for on each; 0 for a CPU job.
+        tasks_per_node: ranks on each; ``None``: one a GPU. Only a CPU job may choose.
+        cpus_per_task: cores of a rank, for its data loading and the CPU codec.
+        time: limit as D-HH:MM:SS or HH:MM:SS. Shorter: starts sooner, is requeued more often.
+        signal_seconds: how long before the limit the program is told to stop; a step, a checkpoint and a margin.
+        restarts: how often a job that was stopped goes back into the queue.
+        name, partition, account, qos, constraint, reservation, memory, log: as in ``sbatch``; ``None`` leaves them out.
+        exclusive: share the nodes with nobody.
+        modules: environment modules to load first.
+        environment: where Python comes from.
+        launcher: what starts the ranks.
+        network: interface and adapters for NCCL, UCX and Open MPI.
+        command: the program and its arguments; ``%j`` stands for the job's number.
+
+    Raises:
+        ConfigurationError: naming the option, its valid values and what was got.
+    """
+
+    nodes: int = 1
+    gpus_per_node: int = 4
+    tasks_per_node: int | None = None
+    cpus_per_task: int = 8
+    time: str = "04:00:00"
+    signal_seconds: int = 300
+    restarts: int = 20
+    name: str | None = "alq-hvd"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    memory: str | None = None
+    log: str | None = "slurm-%j.out"
+    exclusive: bool = False
+    modules: Sequence[str] = ()
+    environment: Environment = field(default_factory=Bare)
+    launcher: Launcher = field(default_factory=Srun)
+    network: Network = field(default_factory=Network)
+    command: Sequence[str] = DEFAULT_COMMAND
+
+    def __post_init__(self) -> None:
+        require_int("nodes", self.nodes, 1, 100_000)
+        require_int("gpus_per_node", self.gpus_per_node, 0, 64)
+        require_int("cpus_per_task", self.cpus_per_task, 1, 1024)
+        require_int("restarts", self.restarts, 0, 10_000)
+        self._check_tasks()
+        self._check_times()
+        texts = [(name, getattr(self, name)) for name in _FREE_TEXT] + [("modules", name) for name in self.modules]
+        for name, value in texts:
+            if value is not None and not _NAME.fullmatch(value):
+                raise ConfigurationError(f"{name}: expected a word without spaces or quotes, got {value!r}")
+        if not self.command:
+            raise ConfigurationError("command: expected a program behind --, got nothing")
+        if any("\n" in word or "\0" in word for word in self.command):
+            raise ConfigurationError(f"command: expected words of one line each, got {list(self.command)!r}")
+        self.launcher.require_fit(self.environment)
+
+    def _check_tasks(self) -> None:
+        if self.tasks_per_node is not None:
+            require_int("tasks_per_node", self.tasks_per_node, 1, 1024)
+            if self.gpus_per_node and self.tasks_per_node != self.gpus_per_node:
+                raise ConfigurationError(
+                    f"tasks_per_node: expected {self.gpus_per_node}, one task a GPU, got {self.tasks_per_node}: leave "
+                    "it out, or ask for a CPU job with gpus_per_node 0"
+                )
+        elif not self.gpus_per_node:
+            raise ConfigurationError("tasks_per_node: expected how many ranks a node of a CPU job runs, got nothing")
+
+    def _check_times(self) -> None:
+        match = _TIME.fullmatch(self.time)
+        if match is None:
+            raise ConfigurationError(f"time: expected HH:MM:SS or D-HH:MM:SS, got {self.time!r}")
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        limit = ((24 * days + hours) * 60 + minutes) * 60 + seconds
+        # Slurm takes at most 65535, and may send the signal up to a minute early.
+        require_int("signal_seconds", self.signal_seconds, 1, 65535)
+        if self.signal_seconds + 60 > limit:
+            raise ConfigurationError(
+                f"signal_seconds: expected at most {max(limit - 60, 0)}, a minute less than the time limit "
+                f"{self.time}, got {self.signal_seconds}"
+            )
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Return how many ranks a node runs."""
+        return self.tasks_per_node or self.gpus_per_node
+
+    @property
+    def ranks(self) -> int:
+        """Return how many ranks the job has."""
+        return self.nodes * self.ranks_per_node
+
+
+OPTION_NAMES = tuple(each.name for each in fields(JobOptions))
