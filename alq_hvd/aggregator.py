@@ -188,6 +188,22 @@ class Aggregator:
             group=group,
         )
 
+    def metrics(self) -> dict[str, Any]:
+        """Return what was counted so far, as plain values; ``QuantisedCompressor.metrics`` explains the keys."""
+        first, *later = self.metrics_of_shots()
+        return {
+            "method": self._options.method,
+            "bits": self._options.plain_bits,
+            "step": self.step,
+            "bytes_per_step": self.ledger.bytes_last_step,
+            "bytes_total": self.ledger.bytes_total,
+            "exchange": self.exchange,
+            "break_even": self.decision and self.decision.as_json(),
+            **first,
+            "later_shots": later,
+            "seconds": dict(self.ledger.seconds),
+        }
+
     def metrics_of_shots(self) -> list[dict[str, Any]]:
         """Return the levels, variance and adaptations of every shot the exchange takes, the gradients' own first."""
         used = self.shots[: SHOTS.get(self.exchange, 1)]

@@ -9,8 +9,7 @@ It knows the order in which Horovod calls, and nothing of arithmetic:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 from alq_hvd import backends
@@ -21,38 +20,17 @@ from alq_hvd.communicator.horovod import HorovodCommunicator
 from alq_hvd.communicator.stock import stock_allreduce
 from alq_hvd.connection import join
 from alq_hvd.errors import CallOrderError, ConfigurationError, UnsupportedReduction
-from alq_hvd.fusion import FusionBuffers, is_dense_float, require_convertible, sampled_groups
+from alq_hvd.fusion import FusionBuffers, Sampler, is_dense_float, require_convertible, sampled_groups
 from alq_hvd.handshake import agree_on_configuration, fingerprint
 from alq_hvd.ledger import ring_bytes
 from alq_hvd.options import Options
 from alq_hvd.plan import CallOrderKeys, FusionPlan, IdentityKeys, Keys, Slot
 from alq_hvd.planning.break_even import PLAIN
 from alq_hvd.probe import PROBE_BYTES, PROBE_LENGTH, Probe
+from alq_hvd.tickets import Passed, Ticket
 from alq_hvd.version import __version__
 
 _Compressor = backends.require("horovod.torch.compression").Compressor
-
-Sampler = Callable[[], Iterable[Mapping[str, Any]]]
-"""Return gradients of extra minibatches, each by the names of ``named_parameters``."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Ticket:
-    """Remember, from ``compress`` to ``decompress``, which gradient a probe stands for."""
-
-    index: int
-    name: str
-    shape: Any
-    dtype: Any
-    device: Any
-    probe: Probe
-
-
-@dataclass(frozen=True, slots=True)
-class _Passed:
-    """Remember a gradient that Horovod reduces itself, exact."""
-
-    dtype: Any
 
 
 class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
@@ -108,8 +86,6 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._plain = False  # measured: compression would not pay
         self._passed_elements = self._passed_elements_last_step = 0
 
-    # ------------------------------------------------------------------ called by Horovod
-
     def compress(self, tensor: Any) -> tuple[Any, Any]:
         """Start the exchange of a gradient, and return what Horovod shall reduce in its place.
 
@@ -158,7 +134,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             step=self._aggregator.step,
         )
         self._ledger.sent(ring_bytes(self._size, PROBE_BYTES))
-        ticket = _Ticket(slot.index, slot.name, tensor.shape, tensor.dtype, tensor.device, probe)
+        ticket = Ticket(slot.index, slot.name, tensor.shape, tensor.dtype, tensor.device, probe)
         return torch.tensor(probe.values(), dtype=torch.float32), ticket
 
     def decompress(self, tensor: Any, ctx: Any) -> Any:
@@ -176,7 +152,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         """
         if ctx is None:
             return tensor
-        if isinstance(ctx, _Passed):
+        if isinstance(ctx, Passed):
             self._delivered()
             return tensor if tensor.dtype == ctx.dtype else tensor.to(ctx.dtype)
         if tuple(tensor.shape) != (PROBE_LENGTH,):
@@ -197,8 +173,6 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._delivered()
         return gradient
 
-    # ------------------------------------------------------------------ called by the user
-
     def metrics(self) -> dict[str, Any]:
         """Return what this rank counted so far, as plain values that json can write.
 
@@ -210,20 +184,13 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         first step; none when plain Horovod reduces), ``break_even`` (choice and predicted seconds of a step, when
         measured), ``later_shots`` (levels, variance and adaptations of the sums that a second hop quantises).
         """
-        aggregator, ledger = self._aggregator, self._ledger
-        first, *later = aggregator.metrics_of_shots()
+        measured = self._aggregator.metrics()
+        if self._exact or self._plain:
+            measured["exchange"] = "none"
+        if self._exact:
+            measured["levels"] = []
         return {
-            "method": self.options.method,
-            "bits": self.options.plain_bits,
-            "step": aggregator.step,
-            "bytes_per_step": ledger.bytes_last_step,
-            "bytes_total": ledger.bytes_total,
-            "exchange": "none" if self._plain or self._exact else aggregator.exchange,
-            "break_even": aggregator.decision and aggregator.decision.as_json(),
-            **first,
-            "levels": [] if self._exact else first["levels"],
-            "later_shots": later,
-            "seconds": dict(ledger.seconds),
+            **measured,
             "compressed_elements": sum(self._buffers.plan.group_elements) if self._buffers else 0,
             "passed_through_elements": self._passed_elements_last_step,
         }
@@ -244,8 +211,6 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             StateError: when the state belongs to another method, width or seed, or is damaged.
         """
         self._aggregator.load_state_dict(state)
-
-    # ------------------------------------------------------------------ inside
 
     def _connect(self) -> None:
         """Agree with all ranks on the options, at the first call and when the world has changed (elastic Horovod)."""
@@ -326,10 +291,10 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._passed_elements_last_step, self._passed_elements = self._passed_elements, 0
         self._aggregator.end_step()
 
-    def _pass(self, tensor: Any) -> tuple[Any, _Passed]:
+    def _pass(self, tensor: Any) -> tuple[Any, Passed]:
         """Leave a tensor to Horovod, which has no bfloat16: that travels as float32, which holds it exactly."""
         wide = tensor.to(self._torch.float32) if tensor.dtype == self._torch.bfloat16 else tensor
         self._outstanding += 1
         self._passed_elements += int(tensor.numel())
         self._ledger.sent(ring_bytes(self._size, wide.numel() * wide.element_size()))
-        return wide, _Passed(tensor.dtype)
+        return wide, Passed(tensor.dtype)

@@ -8,8 +8,9 @@ from typing import Any
 
 from alq_hvd.adaptation.schedule import Schedule
 from alq_hvd.communicator.base import DEFAULT_TIMEOUT, Communicator
-from alq_hvd.compression import QuantisedCompressor, Sampler
+from alq_hvd.compression import QuantisedCompressor
 from alq_hvd.config import DEFAULT_BUCKET_SIZE, Norm
+from alq_hvd.fusion import Sampler
 from alq_hvd.options import Options
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from alq_hvd import backends
 from alq_hvd.codec.base import FloatArray
 from alq_hvd.errors import CallOrderError, ConfigurationError, UnsupportedTensor
 from alq_hvd.plan import FusionPlan, Slot
+
+Sampler = Callable[[], Iterable[Mapping[str, Any]]]
+"""Return gradients of extra minibatches, each by the names of ``named_parameters``."""
 
 
 class FusionBuffers:

@@ -18,7 +18,7 @@ LAYERS = (
     {"codec", "communicator", "policies", "theory", "planning"},
     {"methods", "exchange", "adaptation", "fusion"},
     {"options", "handshake"},
-    {"aggregator", "connection"},
+    {"aggregator", "connection", "tickets"},
     {"compression", "checkpoint"},
     {"constructors", "slurm"},
     {"__init__", "cli"},

@@ -1,0 +1,27 @@
+"""What the shell remembers of a tensor between Horovod's calls of ``compress`` and ``decompress``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from alq_hvd.probe import Probe
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Name the gradient a probe stands for, and the form in which it must come back."""
+
+    index: int
+    name: str
+    shape: Any
+    dtype: Any
+    device: Any
+    probe: Probe
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """Remember the dtype of a tensor that Horovod reduces itself, exact."""
+
+    dtype: Any
