@@ -111,22 +111,19 @@ class InFlight:
         self._ledger = ledger
         self._pending: Pending[Any] | None = None
         self._decode: Decode | None = None
-        self._arrived = 0
+        self._started = 0
         self._resume(None)
 
     def advance(self) -> None:
         """Move past every collective that has arrived, without waiting."""
         while self._pending is not None and self._pending.done():
-            arrived = self._pending.wait()
-            self._arrived += 1
-            self._resume(arrived)
+            self._resume(self._pending.wait())
 
     def reach(self, collectives: int) -> None:
         """Wait until this many collectives have arrived, so that the next one is on its way."""
-        while self._pending is not None and self._arrived < collectives:
+        while self._pending is not None and self._started <= collectives:
             with self._ledger.timed("exchange"):
                 arrived = self._pending.wait()
-            self._arrived += 1
             self._resume(arrived)
 
     def finish(self, scale: float) -> FloatArray:
@@ -139,5 +136,6 @@ class InFlight:
     def _resume(self, arrived: Any) -> None:
         try:
             self._pending = self._exchange.send(arrived)
+            self._started += 1
         except StopIteration as stop:
             self._pending, self._decode = None, stop.value

@@ -99,8 +99,3 @@ class PiecewiseUniform:
     def quantile(self, probability: npt.ArrayLike) -> Float64Array:
         """Return the points where the distribution function reaches ``probability``, each in [0, 1]."""
         return np.asarray(np.interp(np.asarray(probability, dtype=np.float64), self.below.mass, self.nodes))
-
-    def density_at(self, points: npt.ArrayLike) -> Float64Array:
-        """Return the density of the piece that holds each point, without atoms."""
-        piece = np.maximum(np.searchsorted(self.nodes, points, side="right") - 1, 0)
-        return np.asarray(self.density[piece])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from alq_hvd.config import require_int
 from alq_hvd.errors import ConfigurationError
@@ -122,6 +122,3 @@ class JobOptions:
     def ranks(self) -> int:
         """Return how many ranks the job has."""
         return self.nodes * self.ranks_per_node
-
-
-OPTION_NAMES = tuple(each.name for each in fields(JobOptions))
