@@ -12,54 +12,11 @@ import torch
 
 import alq_hvd
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
-from alq_hvd.errors import (
-    CallOrderError,
-    ConfigurationError,
-    ConfigurationMismatch,
-    StateError,
-    UnsupportedReduction,
-    UnsupportedTensor,
-)
 from alq_hvd.ledger import ring_bytes
 from alq_hvd.probe import PROBE_BYTES
 from alq_hvd.wire import RecordLayout
-from tests.support.stand_in import adasum, average, reduce_gradients, total
-
-SHAPES = {"conv": (16, 3, 7, 7), "bias": (16,), "linear": (130, 40), "head": (40, 33)}
-
-
-def model() -> dict[str, torch.nn.Parameter]:
-    return {name: torch.nn.Parameter(torch.zeros(shape)) for name, shape in SHAPES.items()}
-
-
-def backward(parameters: dict[str, torch.nn.Parameter], rank: int, step: int, dtype: Any = torch.float32) -> None:
-    generator = torch.Generator().manual_seed(1000 * step + rank)
-    for parameter in parameters.values():
-        parameter.grad = None
-        parameter.data = parameter.data.to(dtype)
-        parameter.grad = torch.randn(parameter.shape, generator=generator).to(dtype)
-
-
-def named_gradients(parameters: dict[str, torch.nn.Parameter]) -> list[tuple[str, Any]]:
-    return [(name, parameter.grad) for name, parameter in parameters.items()]
-
-
-def compressor(ranks: LoopbackCommunicator, parameters: dict[str, torch.nn.Parameter] | None, **options: Any) -> Any:
-    method = options.pop("method", "alq")
-    options = {"bits": 3, "bucket_size": 64, "min_elements": 100, "fusion_elements": 4000, **options}
-    named = parameters.items() if parameters is not None else None
-    return getattr(alq_hvd.Compression, method)(named_parameters=named, communicator=ranks, **options)
-
-
-def exact(step: int, size: int, reduce: Any = average) -> dict[str, np.ndarray]:
-    """Return what stock Horovod would return."""
-    parameters = model()
-    gradients: dict[str, list[np.ndarray]] = {name: [] for name in SHAPES}
-    for rank in range(size):
-        backward(parameters, rank, step)
-        for name, gradient in named_gradients(parameters):
-            gradients[name].append(gradient.numpy())
-    return {name: reduce(parts) for name, parts in gradients.items()}
+from tests.support.small_model import SHAPES, backward, compressor, exact, model, named_gradients
+from tests.support.stand_in import average, reduce_gradients, total
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
@@ -216,14 +173,6 @@ def test_other_floats_come_back_in_their_own_dtype_and_shape(dtype: Any) -> None
     LoopbackWorld(2).run(program)
 
 
-def test_a_float8_gradient_is_refused() -> None:
-    def program(ranks: LoopbackCommunicator) -> None:
-        with pytest.raises(UnsupportedTensor, match=r"expected.*float32.*got torch.float8_e4m3fn"):
-            compressor(ranks, None).compress(torch.zeros(5000).to(torch.float8_e4m3fn))
-
-    LoopbackWorld(2).run(program)
-
-
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 def test_nan_on_one_rank_poisons_its_bucket_on_every_rank_and_nothing_else(poison: float) -> None:
     def program(ranks: LoopbackCommunicator) -> np.ndarray:
@@ -239,111 +188,6 @@ def test_nan_on_one_rank_poisons_its_bucket_on_every_rank_and_nothing_else(poiso
 
     for touched in LoopbackWorld(3).run(program):
         assert touched.tolist() == list(range(192, 256))
-
-
-def test_adasum_is_refused() -> None:
-    def program(ranks: LoopbackCommunicator) -> None:
-        parameters = model()
-        compression = compressor(ranks, parameters)
-        with pytest.raises(UnsupportedReduction, match="Adasum"):
-            compression.compress(parameters["conv"])
-        backward(parameters, ranks.rank, 0)
-        with pytest.raises(UnsupportedReduction, match="Adasum"):
-            reduce_gradients(ranks, compression, named_gradients(parameters), adasum)
-
-    LoopbackWorld(2).run(program)
-
-
-def test_reducescatter_is_refused() -> None:
-    def program(ranks: LoopbackCommunicator) -> None:
-        parameters = model()
-        compression = compressor(ranks, parameters)
-        backward(parameters, ranks.rank, 0)
-        probe, context = compression.compress(parameters["conv"].grad)
-        with pytest.raises(UnsupportedReduction, match="reducescatter"):
-            compression.decompress(probe[:4], context)
-
-    LoopbackWorld(2).run(program)
-
-
-@pytest.mark.parametrize(
-    ("option", "values"),
-    [
-        ("bits", (3, 4)),
-        ("bucket_size", (64, 65)),
-        ("seed", (0, 1)),
-        ("schedule", ([0], [0, 1])),
-        ("clip", (None, 2.5)),
-        ("rotate", (None, True)),
-    ],
-)
-def test_ranks_with_different_options_are_named_with_both_values(option: str, values: tuple[Any, Any]) -> None:
-    def program(ranks: LoopbackCommunicator) -> str:
-        parameters = model()
-        compression = compressor(ranks, parameters, **{option: values[ranks.rank == 2]})
-        backward(parameters, ranks.rank, 0)
-        with pytest.raises(ConfigurationMismatch, match=rf"^{option}: rank 0 has .*, rank 2 has ") as caught:
-            compression.compress(parameters["conv"].grad)
-        return str(caught.value)
-
-    messages = LoopbackWorld(3).run(program)
-    assert str(values[1]) in messages[0] or option == "schedule"
-
-
-def test_ranks_with_different_models_name_the_first_parameter_that_differs() -> None:
-    def program(ranks: LoopbackCommunicator) -> None:
-        parameters = model()
-        if ranks.rank:
-            parameters["linear"] = torch.nn.Parameter(torch.zeros(130, 41))
-        compression = compressor(ranks, parameters)
-        backward(parameters, ranks.rank, 0)
-        with pytest.raises(ConfigurationMismatch, match=r"gradients\[1\].*linear.*5200.*5330"):
-            compression.compress(parameters["conv"].grad)
-
-    LoopbackWorld(2).run(program)
-
-
-def test_without_names_another_call_order_on_one_rank_is_found_before_a_wrong_gradient_is_returned() -> None:
-    parameters_of_one_size = {name: torch.nn.Parameter(torch.zeros(300)) for name in "abc"}
-
-    def program(ranks: LoopbackCommunicator) -> None:
-        parameters = {name: torch.nn.Parameter(p.detach().clone()) for name, p in parameters_of_one_size.items()}
-        compression = compressor(ranks, None)
-        for step in range(2):
-            backward(parameters, ranks.rank, step)
-            gradients = named_gradients(parameters)
-            if step == 1 and ranks.rank == 1:
-                gradients.reverse()
-            if step == 1:
-                with pytest.raises(CallOrderError, match=r"named_parameters=model.named_parameters\(\)"):
-                    reduce_gradients(ranks, compression, gradients)
-            else:
-                reduce_gradients(ranks, compression, gradients)
-
-    LoopbackWorld(2).run(program)
-
-
-def test_a_parameter_that_the_optimizer_does_not_reduce_is_named() -> None:
-    def program(ranks: LoopbackCommunicator) -> None:
-        parameters = model()
-        compression = compressor(ranks, parameters)
-        backward(parameters, ranks.rank, 0)
-        with pytest.raises(CallOrderError, match="1 are missing: head"):
-            reduce_gradients(ranks, compression, named_gradients(parameters)[:-1])
-
-    LoopbackWorld(2).run(program)
-
-
-def test_one_compression_for_two_optimizers_is_refused() -> None:
-    def program(ranks: LoopbackCommunicator) -> None:
-        parameters = model()
-        compression = compressor(ranks, parameters)
-        backward(parameters, ranks.rank, 0)
-        compression.compress(parameters["conv"].grad)
-        with pytest.raises(CallOrderError, match="conv was handed over twice"):
-            compression.compress(parameters["conv"].grad)
-
-    LoopbackWorld(2).run(program)
 
 
 def test_levels_adapt_on_schedule_and_are_the_same_everywhere() -> None:
@@ -394,24 +238,6 @@ def test_levels_can_be_fitted_to_extra_minibatches_as_the_paper_does() -> None:
     for own, sampled, calls in LoopbackWorld(2).run(program):
         assert calls == 3  # at the one scheduled step
         assert own != sampled
-
-
-def test_samples_without_a_gradient_say_which_is_missing() -> None:
-    def program(ranks: LoopbackCommunicator) -> None:
-        parameters = model()
-        compression = compressor(
-            ranks, parameters, schedule=[0], sample_gradients=lambda: [{"conv": torch.zeros(2352)}]
-        )
-        backward(parameters, ranks.rank, 0)
-        with pytest.raises(ConfigurationError, match="expected a gradient of linear in every sample, got 1 others"):
-            reduce_gradients(ranks, compression, named_gradients(parameters))
-
-    LoopbackWorld(2).run(program)
-
-
-def test_samples_need_names() -> None:
-    with pytest.raises(ConfigurationError, match="expected named_parameters beside it"):
-        alq_hvd.Compression.alq(sample_gradients=list)
 
 
 def test_a_method_that_does_not_adapt_gathers_nothing() -> None:
@@ -507,37 +333,6 @@ def test_a_resumed_run_continues_bit_for_bit() -> None:
     LoopbackWorld(2).run(program)
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        ({"bits": 4}, "bits: expected 3, got a state with 4"),
-        ({"method": "qsgd"}, "method: expected 'alq', got a state with 'qsgd'"),
-        ({"levels": {}}, "expected the result of state_dict"),
-        ({"state_version": 99}, "state_version"),
-    ],
-)
-def test_a_state_of_something_else_is_refused(damage: dict[str, Any], message: str) -> None:
-    def program(ranks: LoopbackCommunicator) -> None:
-        compression = compressor(ranks, model())
-        with pytest.raises(StateError, match=message):
-            compression.load_state_dict({**compression.state_dict(), **damage})
-
-    LoopbackWorld(1).run(program)
-
-
-def test_ranks_that_resume_from_different_states_are_stopped_before_a_wrong_number_is_returned() -> None:
-    def program(ranks: LoopbackCommunicator) -> None:
-        parameters = model()
-        compression = compressor(ranks, parameters)
-        if ranks.rank == 1:
-            compression.load_state_dict({**compression.state_dict(), "step": 17})
-        backward(parameters, ranks.rank, 0)
-        with pytest.raises(CallOrderError, match="another rank is at another step"):
-            reduce_gradients(ranks, compression, named_gradients(parameters))
-
-    LoopbackWorld(2).run(program)
-
-
 def test_a_world_of_one_sends_nothing_and_changes_nothing() -> None:
     def program(ranks: LoopbackCommunicator) -> None:
         parameters = model()
@@ -549,28 +344,6 @@ def test_a_world_of_one_sends_nothing_and_changes_nothing() -> None:
         assert compression.metrics()["bytes_total"] == 0
 
     LoopbackWorld(1).run(program)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"bits": 0}, "bits"),
-        ({"bits": 9}, "bits"),
-        ({"bits": 3.0}, "bits"),
-        ({"bucket_size": 0}, "bucket_size: expected an integer from 1"),
-        ({"norm": "l3"}, "norm: expected one of l2, linf, got 'l3'"),
-        ({"clip": -1.0}, "clip: expected a positive"),
-        ({"codec": "gpu"}, "codec: expected one of"),
-        ({"fusion_elements": 0}, "fusion_elements"),
-        ({"timeout": 0}, "timeout"),
-        ({"schedule": "often"}, "schedule"),
-        ({"seed": "one"}, "seed"),
-        ({"name": ""}, "name"),
-    ],
-)
-def test_an_option_out_of_range_says_what_is_valid(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        alq_hvd.Compression.alq(**options)
 
 
 def test_every_method_of_the_registry_has_a_constructor() -> None:
