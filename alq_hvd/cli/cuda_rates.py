@@ -11,6 +11,7 @@ from alq_hvd import backends
 from alq_hvd.cli import torch_eager
 from alq_hvd.cli.codec_rates import KEY, SLOW_ELEMENTS, Rate, levels_of
 from alq_hvd.codec.cuda_codec import CudaCodec
+from alq_hvd.codec.cuda_device import CudaDevice
 from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import BackendUnavailable
 from alq_hvd.wire import RecordLayout, Stamp
@@ -29,7 +30,7 @@ def measure_cuda(bits: Sequence[int], elements: int, bucket_size: int, repeats: 
     torch = backends.torch()
     if not torch.cuda.is_available():
         raise BackendUnavailable("torch finds no CUDA device: run on a machine with a GPU, or pass --device cpu")
-    codec = CudaCodec(torch.cuda.current_device())
+    codec = CudaCodec(CudaDevice(torch.cuda.current_device()))
     host = np.random.default_rng(0).standard_normal(elements, dtype=np.float32) * np.float32(1e-3)
     values = torch.from_numpy(host).cuda()
     target = torch.empty_like(values)

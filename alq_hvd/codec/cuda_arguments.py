@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from alq_hvd import backends
 from alq_hvd.codec import cuda_structs
+from alq_hvd.codec.cuda_device import Device, Tensor
 from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import BackendUnavailable, ConfigurationError, UnsupportedTensor, WireFormatError
 from alq_hvd.levels import Levels
 from alq_hvd.wire import RecordLayout, Stamp
 
-Tensor = Any
-"""A torch.Tensor; torch is imported in one place only."""
 TYPES = {"torch.float32": "float", "torch.float16": "alq::Half", "torch.bfloat16": "alq::Brain"}
 SLOTS = 64
 """kSlots of ``cuda/decode.cuh``."""
@@ -38,11 +37,11 @@ def require_kernels(config: QuantiserConfig) -> None:
         )
 
 
-def require_parts(parts: Sequence[Tensor], elements: int, device: int) -> None:
+def require_parts(parts: Sequence[Tensor], elements: int, device: str) -> None:
     """Raise ``UnsupportedTensor`` unless ``parts`` are contiguous tensors of one float type that hold ``elements``."""
     for part in parts:
-        if part.device.type != "cuda" or part.device.index != device or not part.is_contiguous():
-            raise UnsupportedTensor(f"expected contiguous tensors on cuda:{device}, got {_described(part)}")
+        if str(part.device) != device or not part.is_contiguous():
+            raise UnsupportedTensor(f"expected contiguous tensors on {device}, got {_described(part)}")
         if str(part.dtype) not in TYPES or part.dtype != parts[0].dtype:
             raise UnsupportedTensor(f"expected one dtype of {', '.join(TYPES)}, got {_described(part)}")
     held = sum(part.numel() for part in parts)
@@ -50,18 +49,18 @@ def require_parts(parts: Sequence[Tensor], elements: int, device: int) -> None:
         raise UnsupportedTensor(f"expected {elements} elements in all, got {held} in {len(parts)} tensors")
 
 
-def require_records(records: Sequence[Tensor], layout: RecordLayout, stamps: Sequence[Stamp], device: int) -> None:
+def require_records(records: Sequence[Tensor], layout: RecordLayout, stamps: Sequence[Stamp], device: str) -> None:
     """Raise ``AlqError`` unless every record has the bytes of ``layout`` and a stamp of one table and step."""
     if len(records) != len(stamps):
         raise ConfigurationError(f"expected one stamp a record, got {len(stamps)} stamps and {len(records)} records")
     if len({(stamp.levels_digest, stamp.step) for stamp in stamps}) > 1:
         raise ConfigurationError(f"expected stamps of one level table and one step, got {list(stamps)}")
     for record, stamp in zip(records, stamps, strict=True):
-        right = str(record.dtype) == "torch.uint8" and record.is_contiguous() and record.device.index == device
+        right = str(record.dtype) == "torch.uint8" and record.is_contiguous() and str(record.device) == device
         if not right or record.numel() != layout.record_bytes or record.data_ptr() % 4:
             raise WireFormatError(
                 f"record from rank {stamp.sender} at step {stamp.step}: expected contiguous "
-                f"torch.uint8[{layout.record_bytes}] on cuda:{device}, aligned to 4 bytes, got {_described(record)}"
+                f"torch.uint8[{layout.record_bytes}] on {device}, aligned to 4 bytes, got {_described(record)}"
             )
 
 
@@ -72,64 +71,73 @@ def _described(tensor: Tensor) -> str:
 
 
 class Memory:
-    """Keep tables of levels and addresses on the device, so that a warm call copies nothing."""
+    """Keep tables of levels and addresses on the device, so that a warm call copies nothing.
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
+    Args:
+        device: where the codec's tensors are.
+    """
 
-    def tables(self, levels: Levels, bits: int, device: int) -> int:
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._kept: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
+        self._status_word: Tensor = None
+
+    def tables(self, levels: Levels, bits: int) -> int:
         """Return the address of the kernels' ``Tables``."""
-        key = ("levels", levels.values.tobytes(), bits, device)
-        return int(self._keep(key, device, lambda: cuda_structs.tables(levels, bits)).data_ptr())
+        key = ("levels", levels.values.tobytes(), bits)
+        return int(self._keep(key, lambda: cuda_structs.tables(levels, bits)).data_ptr())
 
-    def addresses(self, parts: Sequence[Tensor], device: int) -> tuple[int, int]:
+    def addresses(self, parts: Sequence[Tensor]) -> tuple[int, int]:
         """Return the addresses of uint64[count] addresses and uint32[count] ends of ``parts``."""
         where = tuple((int(part.data_ptr()), int(part.numel())) for part in parts)
         data = np.array([address for address, _ in where], dtype=np.uint64)
         ends = np.cumsum([length for _, length in where]).astype(np.uint32)
-        return self._pair(("parts", where, device), data, ends, device)
+        return self._pair(("parts", where), data, ends)
 
-    def senders(self, records: Sequence[Tensor], stamps: Sequence[Stamp], device: int) -> tuple[int, int]:
+    def senders(self, records: Sequence[Tensor], stamps: Sequence[Stamp]) -> tuple[int, int]:
         """Return the addresses of uint64[count] addresses and uint32[count] senders of ``records``."""
         where = tuple((int(record.data_ptr()), stamp.sender) for record, stamp in zip(records, stamps, strict=True))
         data = np.array([address for address, _ in where], dtype=np.uint64)
         senders = np.array([sender for _, sender in where], dtype=np.uint32)
-        return self._pair(("records", where, device), data, senders, device)
+        return self._pair(("records", where), data, senders)
 
-    def checks(self, count: int, device: int) -> int:
+    def checks(self, count: int) -> int:
         """Return the address of uint32[count, SLOTS], which the kernels leave zero."""
-        stream = int(backends.torch().cuda.current_stream(device).cuda_stream)
         zeros = np.zeros(count * SLOTS, dtype=np.uint32)
-        return int(self._keep(("checks", count, device, stream), device, lambda: zeros).data_ptr())
+        return int(self._keep(("checks", count), lambda: zeros).data_ptr())
 
-    def status(self, device: int) -> int:
+    def status(self) -> int:
         """Return the address of the word in which decoders note damage."""
-        return int(self._status(device).data_ptr())
+        return int(self._status().data_ptr())
 
-    def take_status(self, device: int) -> int:
+    def take_status(self) -> int:
         """Wait for the device, return that word and clear it."""
-        backends.torch().cuda.synchronize(device)
-        word = self._status(device)
+        self._device.synchronize()
+        word = self._status()
         found = int(word.view(backends.torch().int32)[0])
         word.zero_()
         return found
 
-    def _status(self, device: int) -> Tensor:
-        return self._keep(("status", device), device, lambda: np.zeros(1, dtype=np.uint32))
+    def _status(self) -> Tensor:
+        if self._status_word is None:
+            self._status_word = self._device.upload(np.zeros(1, dtype=np.uint32))
+            self._device.synchronize()  # once: whichever stream decodes first, the word is there
+        return self._status_word
 
-    def _pair(self, key: Hashable, data: np.ndarray, words: np.ndarray, device: int) -> tuple[int, int]:
-        both = self._keep(key, device, lambda: np.concatenate([data.view(np.uint32), words]))
+    def _pair(self, key: tuple[Any, ...], data: np.ndarray, words: np.ndarray) -> tuple[int, int]:
+        both = self._keep(key, lambda: np.concatenate([data.view(np.uint32), words]))
         return int(both.data_ptr()), int(both.data_ptr()) + 8 * len(data)
 
-    def _keep(self, key: Hashable, device: int, make: Callable[[], np.ndarray]) -> Tensor:
-        """Return the device's copy of an array, made on first use; the least recently used of many is dropped."""
+    def _keep(self, key: tuple[Any, ...], make: Callable[[], np.ndarray]) -> Tensor:
+        """Return the device's copy of an array, made on first use; the least recently used of many is dropped.
+
+        Each stream has copies of its own: another stream would not know when the copy has arrived.
+        """
+        key = (*key, self._device.stream)
         if key not in self._kept:
-            torch = backends.torch()
-            host = torch.from_numpy(np.frombuffer(make().tobytes(), dtype=np.uint8).copy())
-            self._kept[key] = host.to(f"cuda:{device}")
+            self._kept[key] = self._device.upload(make())
             while len(self._kept) > MOST_TABLES:
-                oldest = next(each for each in self._kept if not isinstance(each, tuple) or each[0] in _REPLACEABLE)
-                del self._kept[oldest]
+                del self._kept[next(each for each in self._kept if each[0] in _REPLACEABLE)]
         self._kept.move_to_end(key)
         return self._kept[key]
 

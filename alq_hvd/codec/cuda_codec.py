@@ -10,16 +10,9 @@ import numpy as np
 
 from alq_hvd import backends
 from alq_hvd.codec import cuda_structs
-from alq_hvd.codec.cuda_arguments import (
-    TYPES,
-    Memory,
-    Tensor,
-    parts_of,
-    require_kernels,
-    require_parts,
-    require_records,
-)
-from alq_hvd.codec.cuda_kernels import WARPS, chunk_size, key_struct, launch
+from alq_hvd.codec.cuda_arguments import TYPES, Memory, parts_of, require_kernels, require_parts, require_records
+from alq_hvd.codec.cuda_device import CudaDevice, Device, Tensor
+from alq_hvd.codec.cuda_kernels import WARPS
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import WireFormatError
@@ -41,19 +34,18 @@ class CudaCodec:
     nothing new.
 
     Attributes:
-        device: number of the CUDA device.
+        device: where the tensors are.
 
     Raises:
         BackendUnavailable: when torch or cupy is missing.
     """
 
-    device: int = 0
+    device: Device = field(default_factory=CudaDevice)
     name: str = "cuda"
-    _memory: Memory = field(default_factory=Memory, repr=False)
+    _memory: Memory = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        backends.cupy()
-        backends.torch()
+        object.__setattr__(self, "_memory", Memory(self.device))
 
     def encode(
         self,
@@ -70,27 +62,27 @@ class CudaCodec:
         launches and twice. ``residual``, float32[elements], is added to the values and takes what the record loses.
         """
         parts = parts_of(values)
-        require_parts(parts, layout.elements, self.device)
+        require_parts(parts, layout.elements, self.device.name)
         require_kernels(layout.quantiser)
         layout.quantiser.require_fit(levels)
         config, kind = layout.quantiser, TYPES[str(parts[0].dtype)] if parts else "float"
         record = self._begin(layout, stamp)
-        group, chunk = cuda_structs.group(layout), chunk_size(config.bucket_size, self.device)
+        group, chunk = cuda_structs.group(layout), self._chunk_size(config)
         kept = 0 if residual is None else int(residual.data_ptr())
-        data, ends = self._memory.addresses(parts, self.device)
+        data, ends = self._memory.addresses(parts)
         tensors = np.array((data, ends, kept, len(parts), 0), dtype=cuda_structs.TENSORS)
-        keyed = (key_struct(key.first, key.second), np.uint32(key.first_element))
-        tables = self._memory.tables(levels, config.bits, self.device)
+        keyed = (cuda_structs.key(key.first, key.second), np.uint32(key.first_element))
+        tables = self._memory.tables(levels, config.bits)
         plan, out = np.uint32(layout.codes_offset // 4), int(record.data_ptr())
         common = (group, tensors, tables, *keyed)
         if chunk:
             blocks, rest = -(-layout.elements // chunk), (np.int32(chunk), plan, out, kept)
-            launch(f"alq::encode<{kind}, {config.bits}>", blocks, (*common, *rest), self.device, 4 * chunk)
+            self.device.launch(f"alq::encode<{kind}, {config.bits}>", blocks, (*common, *rest), 4 * chunk)
         elif layout.elements:
             norms, limits = self._norms(group, tensors, kind, layout)
             blocks = cuda_structs.decode_blocks(layout.elements, WARPS)
             known = (int(norms.data_ptr()), int(limits.data_ptr()), plan, out, kept)
-            launch(f"alq::encode_with_norms<{kind}, {config.bits}>", blocks, (*common, *known), self.device)
+            self.device.launch(f"alq::encode_with_norms<{kind}, {config.bits}>", blocks, (*common, *known))
         return record
 
     def decode_sum(
@@ -110,11 +102,11 @@ class CudaCodec:
         torch = backends.torch()
         require_kernels(layout.quantiser)
         layout.quantiser.require_fit(levels)
-        require_records(records, layout, stamps, self.device)
+        require_records(records, layout, stamps, self.device.name)
         if out is None:
-            out = torch.empty(layout.elements, dtype=torch.float32, device=f"cuda:{self.device}")
+            out = torch.empty(layout.elements, dtype=torch.float32, device=self.device.name)
         parts = parts_of(out)
-        require_parts(parts, layout.elements, self.device)
+        require_parts(parts, layout.elements, self.device.name)
         if not layout.elements:
             return out
         if not records:
@@ -122,8 +114,8 @@ class CudaCodec:
                 part.zero_()
             return out
         described, checks = self._records(records, layout, stamps)
-        data, ends = self._memory.addresses(parts, self.device)
-        tables = self._memory.tables(levels, layout.quantiser.bits, self.device)
+        data, ends = self._memory.addresses(parts)
+        tables = self._memory.tables(levels, layout.quantiser.bits)
         kind, blocks = TYPES[str(parts[0].dtype)], cuda_structs.decode_blocks(layout.elements, WARPS)
         arguments = (
             described,
@@ -135,8 +127,8 @@ class CudaCodec:
             np.uint32(len(parts)),
             checks,
         )
-        launch(f"alq::decode_sum<{kind}, {layout.quantiser.bits}>", blocks, arguments, self.device)
-        launch("alq::finish_decode", 1, (described, checks, self._memory.status(self.device)), self.device)
+        self.device.launch(f"alq::decode_sum<{kind}, {layout.quantiser.bits}>", blocks, arguments)
+        self.device.launch("alq::finish_decode", 1, (described, checks, self._memory.status()))
         return out
 
     def recode(
@@ -155,11 +147,11 @@ class CudaCodec:
 
         Falls back to ``decode_sum`` and ``encode`` for bucket sizes that need two readings.
         """
-        chunk = chunk_size(again.quantiser.bucket_size, self.device)
+        chunk = self._chunk_size(again.quantiser)
         if chunk is None or not records or not layout.elements:
             total = self.decode_sum(records, layout, levels, stamps, scale)
             return self.encode(total, again, levels_again, key, stamp)
-        require_records(records, layout, stamps, self.device)
+        require_records(records, layout, stamps, self.device.name)
         require_kernels(layout.quantiser)
         layout.quantiser.require_fit(levels)
         require_kernels(again.quantiser)
@@ -170,19 +162,19 @@ class CudaCodec:
         arguments = (
             described,
             cuda_structs.group(layout),
-            self._memory.tables(levels, bits, self.device),
+            self._memory.tables(levels, bits),
             np.float32(scale),
             checks,
             cuda_structs.group(again),
-            self._memory.tables(levels_again, wide, self.device),
-            key_struct(key.first, key.second),
+            self._memory.tables(levels_again, wide),
+            cuda_structs.key(key.first, key.second),
             np.uint32(key.first_element),
             np.int32(chunk),
             np.uint32(again.codes_offset // 4),
             int(record.data_ptr()),
         )
-        launch(f"alq::recode<{bits}, {wide}>", -(-again.elements // chunk), arguments, self.device, 4 * chunk)
-        launch("alq::finish_decode", 1, (described, checks, self._memory.status(self.device)), self.device)
+        self.device.launch(f"alq::recode<{bits}, {wide}>", -(-again.elements // chunk), arguments, 4 * chunk)
+        self.device.launch("alq::finish_decode", 1, (described, checks, self._memory.status()))
         return record
 
     def statistics(
@@ -193,20 +185,20 @@ class CudaCodec:
         require_kernels(config)
         parts = parts_of(values)
         elements = sum(part.numel() for part in parts)
-        require_parts(parts, elements, self.device)
+        require_parts(parts, elements, self.device.name)
         if not elements:
             return GradientStatistics.empty(weight_exponent)
         layout, kind = RecordLayout(elements, config), TYPES[str(parts[0].dtype)]
         group = cuda_structs.group(layout)
-        data, ends = self._memory.addresses(parts, self.device)
+        data, ends = self._memory.addresses(parts)
         tensors = np.array((data, ends, 0, len(parts), 0), dtype=cuda_structs.TENSORS)
         norms, limits = self._norms(group, tensors, kind, layout)
-        counted = torch.zeros(2 * BINS + 4 * layout.buckets, dtype=torch.float64, device=f"cuda:{self.device}")
+        counted = torch.zeros(2 * BINS + 4 * layout.buckets, dtype=torch.float64, device=self.device.name)
         mass, first, moments = (int(counted[start:].data_ptr()) for start in (0, BINS, 2 * BINS))
         bins = np.array((OCTAVES, BINS_PER_OCTAVE_LOG2, weight_exponent), dtype=cuda_structs.BINS)
         arguments = (group, tensors, int(norms.data_ptr()), int(limits.data_ptr()), bins, mass, first, moments)
         shared = 4 * BINS_PER_SIDE * 8
-        launch(f"alq::statistics<{kind}>", min(layout.buckets, 1024), arguments, self.device, shared)
+        self.device.launch(f"alq::statistics<{kind}>", min(layout.buckets, 1024), arguments, shared)
         host = counted.cpu().numpy()
         return GradientStatistics.from_bucket_sums(
             host[2 * BINS :].reshape(-1, 4),
@@ -219,29 +211,34 @@ class CudaCodec:
 
     def raise_for_damage(self) -> None:
         """Wait for the device, and raise ``WireFormatError`` if any record decoded since the last call was damaged."""
-        found = self._memory.take_status(self.device)
+        found = self._memory.take_status()
         if found:
             what = " and ".join(text for bit, text in _DAMAGE.items() if found & bit)
             raise WireFormatError(
-                f"expected whole records of the agreed configuration, got one with {what} on device {self.device}: "
+                f"expected whole records of the agreed configuration, got one with {what} on {self.device.name}: "
                 "start every rank with the same options, and check the network if they were"
             )
 
+    def _chunk_size(self, config: QuantiserConfig) -> int | None:
+        return cuda_structs.chunk_size(
+            config.bucket_size, min(self.device.shared_bytes, 4 * cuda_structs.LARGEST_CHUNK)
+        )
+
     def _begin(self, layout: RecordLayout, stamp: Stamp) -> Any:
         torch = backends.torch()
-        record = torch.empty(layout.record_bytes, dtype=torch.uint8, device=f"cuda:{self.device}")
+        record = torch.empty(layout.record_bytes, dtype=torch.uint8, device=self.device.name)
         arguments = (cuda_structs.record_plan(layout, stamp), np.uint32(layout.buckets), int(record.data_ptr()))
-        launch("alq::begin_record", 1, arguments, self.device)
+        self.device.launch("alq::begin_record", 1, arguments)
         return record
 
     def _norms(self, group: Any, tensors: Any, kind: str, layout: RecordLayout) -> tuple[Any, Any]:
         torch = backends.torch()
-        norms, limits = torch.empty((2, layout.buckets), dtype=torch.float32, device=f"cuda:{self.device}")
+        norms, limits = torch.empty((2, layout.buckets), dtype=torch.float32, device=self.device.name)
         arguments = (group, tensors, int(norms.data_ptr()), int(limits.data_ptr()))
-        launch(f"alq::bucket_norms<{kind}>", layout.buckets, arguments, self.device)
+        self.device.launch(f"alq::bucket_norms<{kind}>", layout.buckets, arguments)
         return norms, limits
 
     def _records(self, records: Sequence[Tensor], layout: RecordLayout, stamps: Sequence[Stamp]) -> tuple[Any, int]:
-        data, senders = self._memory.senders(records, stamps, self.device)
+        data, senders = self._memory.senders(records, stamps)
         described = cuda_structs.records(layout, stamps[0], data, senders, len(records))
-        return described, self._memory.checks(len(records), self.device)
+        return described, self._memory.checks(len(records))

@@ -1,17 +1,12 @@
-"""Compile and start the CUDA kernels of ``cuda/codec.cu`` through cupy, on PyTorch's current stream."""
+"""Compile the CUDA kernels of ``cuda/codec.cu`` through cupy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from alq_hvd import backends
-from alq_hvd.codec import cuda_structs
-from alq_hvd.codec.cuda_structs import Struct
 
 FOLDER = Path(__file__).parent
 SOURCE = '#include "codec.cu"\n'
@@ -35,35 +30,3 @@ def kernel(name: str, device: int, dynamic_shared_bytes: int = 0) -> Any:
     if dynamic_shared_bytes:
         function.max_dynamic_shared_size_bytes = dynamic_shared_bytes
     return function
-
-
-def launch(name: str, blocks: int, arguments: Sequence[Any], device: int, shared_bytes: int = 0) -> None:
-    """Start ``blocks`` blocks of a kernel on PyTorch's current stream of ``device``; nothing waits for it.
-
-    Arguments are ints (addresses, 64 bits), NumPy scalars (by value, in their own width) or structures of
-    ``cuda_structs`` (by value).
-    """
-    if not blocks:
-        return
-    cupy, torch = backends.cupy(), backends.torch()
-    stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device)
-    by_value = tuple(argument[()] if isinstance(argument, np.ndarray) else argument for argument in arguments)
-    with cupy.cuda.Device(device), stream:
-        kernel(name, device, shared_bytes)((blocks,), (THREADS,), by_value, shared_mem=shared_bytes)
-
-
-@cache
-def shared_memory(device: int) -> int:
-    """Return the bytes of shared memory that a block of ``device`` may ask for, less what the kernels take."""
-    attributes = backends.cupy().cuda.Device(device).attributes
-    return int(attributes["MaxSharedMemoryPerBlockOptin"]) - 16 * 1024
-
-
-def chunk_size(bucket_size: int, device: int) -> int | None:
-    """Return ``cuda_structs.chunk_size`` for what ``device`` can hold."""
-    return cuda_structs.chunk_size(bucket_size, min(shared_memory(device), 4 * cuda_structs.LARGEST_CHUNK))
-
-
-def key_struct(first: int, second: int) -> Struct:
-    """Return the kernels' ``StreamKey``."""
-    return np.array((first, second), dtype=cuda_structs.KEY)

@@ -41,6 +41,11 @@ def chunk_size(bucket_size: int, shared_bytes: int = 4 * LARGEST_CHUNK) -> int |
     return chunk if 4 * chunk <= shared_bytes else None
 
 
+def key(first: int, second: int) -> Struct:
+    """Return the kernels' ``StreamKey``."""
+    return np.array((first, second), dtype=KEY)
+
+
 def group(layout: RecordLayout) -> Struct:
     """Return the kernels' ``Group``."""
     config: QuantiserConfig = layout.quantiser

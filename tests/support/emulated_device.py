@@ -1,0 +1,90 @@
+"""A device for the CUDA codec on machines without a GPU: its kernels run on the CPU, its tensors are the CPU's.
+
+It enters where cupy would: a kernel's name, a number of blocks, and the bytes of the arguments. So all the Python of
+``CudaCodec`` runs as it does on a GPU. ``tests/native/emulate_cuda.h`` runs the threads of a block one after another:
+arithmetic, indices and the order of sums are checked; races and speed need a GPU (``tests/gpu``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alq_hvd.codec import native
+
+SOURCES = Path(native.__file__).parent
+PROGRAMS = Path(__file__).parents[1] / "native"
+COMPILER = shutil.which("g++") or shutil.which("c++")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler, as building alq_hvd does")
+_one_launch = threading.Lock()
+"""The emulated threads are global variables: ranks that are threads of one process take turns."""
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Compile the kernels for the CPU, once a process."""
+    folder = tempfile.TemporaryDirectory(prefix="alq_hvd_emulated_")
+    built = Path(folder.name) / "emulated_launch.so"
+    includes = [f"-I{SOURCES / 'csrc'}", f"-I{SOURCES / 'cuda'}", f"-I{PROGRAMS}"]
+    options = ["-O1", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=off", "-DALQ_EMULATED"]
+    quiet = ["-Wall", "-Wno-unknown-pragmas", "-Wno-psabi"]
+    command = [str(COMPILER), *options, *quiet, *includes, str(PROGRAMS / "emulated_launch.cpp"), "-o", str(built)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    loaded = ctypes.CDLL(str(built))  # stays loaded when the file is gone
+    folder.cleanup()
+    loaded.emulated_launch.restype = ctypes.c_char_p
+    return loaded
+
+
+@dataclass(frozen=True)
+class EmulatedDevice:
+    """Be a device whose memory is the CPU's; see ``alq_hvd.codec.cuda_device.Device``.
+
+    Attributes:
+        launched: names of the kernels that were started, in order.
+        shared_bytes: as an H200 has them.
+    """
+
+    launched: list[str] = field(default_factory=list)
+    name: str = "cpu"
+    shared_bytes: int = 211 * 1024
+    stream: int = 0
+
+    def launch(self, name: str, blocks: int, arguments: Sequence[Any], shared_bytes: int = 0) -> None:
+        self.launched.append(name)
+        if not blocks:
+            return
+        passed = [as_passed(argument) for argument in arguments]
+        addresses = (ctypes.c_void_p * len(passed))(*(ctypes.addressof(each) for each in passed))
+        sizes = (ctypes.c_size_t * len(passed))(*(len(each) for each in passed))
+        with _one_launch:
+            problem = library().emulated_launch(
+                name.encode(), blocks, len(passed), addresses, sizes, ctypes.c_size_t(shared_bytes)
+            )
+        assert problem is None, problem.decode()
+
+    def upload(self, data: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.frombuffer(data.tobytes(), dtype=np.uint8).copy())
+
+    def synchronize(self) -> None:
+        """Do nothing: launches have ended when they return."""
+
+
+def as_passed(argument: Any) -> ctypes.Array[ctypes.c_char]:
+    """Return the bytes that cupy hands to the driver: an int in 64 bits, everything else as it is."""
+    wide = np.int64(argument) if isinstance(argument, int) else argument
+    data = wide.tobytes()
+    return ctypes.create_string_buffer(data, len(data))
