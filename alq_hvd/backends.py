@@ -13,6 +13,8 @@ _REMEDIES = {
     "horovod": "run `make setup` in a checkout of alq_hvd, which builds Horovod 0.28.1 for the installed torch",
     "mpi4py": "install an MPI library, then pip install 'alq-hvd[mpi]'",
     "cupy": "pip install 'alq-hvd[cuda12]' or 'alq-hvd[cuda13]', to match the CUDA driver",
+    "jinja2": "pip install 'alq-hvd[report]'",
+    "matplotlib": "pip install 'alq-hvd[report]'",
     "alq_hvd.codec._native": "reinstall alq_hvd with a C++17 compiler at hand: pip install --force-reinstall alq-hvd",
 }
 

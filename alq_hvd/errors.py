@@ -50,3 +50,7 @@ class StateError(AlqError, ValueError):
 
 class CheckpointError(AlqError):
     """A checkpoint could not be written, or none of those on disk can be read."""
+
+
+class RunRecordError(AlqError):
+    """The record of a run is missing, unfinished or damaged, or does not belong beside the others."""

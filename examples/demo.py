@@ -19,8 +19,9 @@ try:
     from images.follow import Follower
     from images.launch import LaunchError, find_horovodrun, run_on_ranks
     from images.options import natural, positive
-    from images.record import RESULT_FILE, STEPS_FILE, write_json
     from images.report import Result, table
+
+    from alq_hvd.run_record import RESULT_FILE, STEPS_FILE, write_json
 except ModuleNotFoundError as missing:
     sys.exit(f"demo.py: error: {missing} in {sys.prefix}: run 'make demo', or 'make setup' and then .venv/bin/python")
 
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     picture = draw(results, options.output / "comparison.png")
     print(f"records: {options.output.resolve()}  (tensorboard --logdir {shlex.quote(str(options.output))})")
     print(f"picture: {picture.resolve()}")
+    print(f"as an HTML page: {sys.executable} -m alq_hvd report {shlex.quote(str(options.output))}")
     print(f"the whole demo took {time.monotonic() - began:.0f} s")
     return 0
 

@@ -25,12 +25,13 @@ from images.model import ResNet8
 from images.options import parse_options
 from images.position import Position, Saver
 from images.progress import Progress
-from images.record import Record, digest, write_json
+from images.record import Record, digest
 from images.timing import StepClock
 from torch.nn import functional
 
 from alq_hvd.checkpoint import PREEMPTED_STATUS, PreemptionGuard
 from alq_hvd.errors import CheckpointError, ConfigurationError, StateError
+from alq_hvd.run_record import describe_world, write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,6 +98,7 @@ def train(options: argparse.Namespace, images: Images, guard: PreemptionGuard | 
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=total_steps)
 
+    world = describe_world()
     saver = Saver(options, model, optimizer, schedule, compression)
     at = saver.restore()
     meter = methods.Meter(options.compression, compression, model, at.adaptations)  # (3) to show what happens inside
@@ -166,12 +168,16 @@ def train(options: argparse.Namespace, images: Images, guard: PreemptionGuard | 
     write_json(options.output / f"rank-{hvd.rank()}.json", mine)
     result = {
         **{name: value for name, value in vars(options).items() if isinstance(value, (int, float, str))},
+        "bits": getattr(getattr(compression, "options", None), "plain_bits", None),
+        "model": "ResNet-8",
         "dataset": images.name,
+        "examples": len(images.train_labels),
         "train_images": len(images.train_labels),
         "test_images": len(images.test_labels),
         "world_size": hvd.size(),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": at.step,
+        "started": at.started,
         "resumed": at.resumed,
         "test_accuracy": at.accuracy[-1][1],
         "accuracy": at.accuracy,
@@ -179,6 +185,7 @@ def train(options: argparse.Namespace, images: Images, guard: PreemptionGuard | 
         "seconds_per_step": clock.per_step(),
         "train_seconds": train_seconds,
         "weights_sha256": weights,
+        **world,
         **meter.summary(),
     }
     if record is not None:

@@ -15,7 +15,7 @@ cd "$ROOT"
 VENV=$ROOT/.venv
 LOGS=$ROOT/.cache/setup
 TORCH_VERSION=${TORCH_VERSION:-2.13.0}
-EXTRAS=mpi,demo,test,lint,docs
+EXTRAS=mpi,demo,report,test,lint,docs
 PIP=("$VENV/bin/python" -m pip --disable-pip-version-check --no-input)
 
 # shellcheck source=launch/common.sh

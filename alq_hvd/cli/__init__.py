@@ -19,6 +19,7 @@ COMMANDS = {
     "levels": "fit levels to a gradient you dumped and compare every method on it",
     "nodes": "measure every node of a job and name the odd ones; start it with launch/check_cluster.sh",
     "plan": "predict bytes, time and error of every exchange in a cluster, and recommend one",
+    "report": "make one HTML page out of finished runs: throughput, efficiency, bytes, accuracy, levels",
     "sbatch": "render a Slurm batch script from options, and submit it",
 }
 """Subcommand -> one line of help. ``alq_hvd/cli/<subcommand>.py`` defines ``add_parser(subparsers)`` and ``run(args)``.

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
-import platform
 import socket
-import subprocess
 import time
 from typing import Any
 
 import numpy as np
 
-from alq_hvd import backends
+from alq_hvd import backends, machine
 from alq_hvd.cli import Subparsers
 from alq_hvd.slurm.nodes import Node, oddities, table
 
-PACKAGES = ("alq-hvd", "torch", "horovod", "numpy", "mpi4py")
 _ROUNDS = 20
 _TAG = 7
 
@@ -60,12 +56,11 @@ def measure(comm: Any, size: int) -> Node:
             seconds, rate = link(comm, other if comm.rank == one else one, size)
             latency = seconds if not latency else min(latency, seconds)
             bandwidth = max(bandwidth, rate)
-    versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
     return Node(
         host=socket.gethostname(),
         cores=len(os.sched_getaffinity(0)),
-        gpus=tuple(gpu_names()),
-        versions=versions,
+        gpus=tuple(machine.gpu_names()),
+        versions=machine.versions(),
         clock=clock,
         latency=latency,
         bandwidth=bandwidth,
@@ -105,20 +100,3 @@ def _exchange(comm: Any, partner: int, payload: Any) -> float:
     began = time.perf_counter()
     comm.Sendrecv(payload, partner, _TAG, received, partner, _TAG)
     return time.perf_counter() - began
-
-
-def gpu_names() -> list[str]:
-    """Return the models of the GPUs that the driver shows this job."""
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "missing"

@@ -34,6 +34,7 @@ def build(options: argparse.Namespace, model: torch.nn.Module) -> Any:
     return method(
         bits=options.bits,
         bucket_size=options.bucket_size,
+        exchange=options.exchange,
         min_elements=options.min_elements,
         seed=options.seed,
         measure_every=options.log_every,
@@ -65,6 +66,7 @@ class Meter:
     def __init__(self, name: str, compression: Any, model: torch.nn.Module, adaptations_seen: int = 0) -> None:
         self._name = name
         self._metrics = getattr(compression, "metrics", None)
+        self._options = compression.options.shared() if self._metrics is not None else {}
         self._parameters = list(model.parameters())
         self.adaptations_seen = adaptations_seen
         self._cast_variance: float | None = 0.0 if name == "fp32" else None
@@ -107,6 +109,9 @@ class Meter:
         return {
             "bytes_per_step": now["bytes_total"] / max(now["step"], 1),
             "bytes_are": "counted",
+            "options": self._options,
+            "exchange": now["exchange"],
+            "break_even": now["break_even"],
             "adaptations": now["adaptations"],
             "levels": now["levels"],
             "later_shots": now["later_shots"],

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from alq_hvd.exchange.choice import AUTO, NAMES
 from images.progress import MODES
 
 
@@ -33,6 +34,9 @@ def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | 
     )
     method.add_argument(
         "--min-elements", type=natural, default=1024, help="smaller gradients stay exact, with Horovod (default: 1024)"
+    )
+    method.add_argument(
+        "--exchange", choices=NAMES, default=AUTO, help="how records become a sum (default: auto; docs/exchange.md)"
     )
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=positive, default=6, help="passes over the training images (default: 6)")

@@ -14,9 +14,9 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from alq_hvd.run_record import PARTS
 from images.levels_plot import draw_levels
 from images.report import Result, headline, late_variance, number
-from images.timing import PARTS
 
 RUN_COLOURS = ("#5b6573", "#3f8fc4", "#d8602a", "#3a9d6e", "#8a63b8", "#b8932f")
 """One a run, in order; distinguishable by colour-blind readers and in grey print."""

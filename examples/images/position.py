@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ class Position:
         train_seconds: wall-clock seconds so far, without the time between cut and start.
         lines: bytes of ``steps.jsonl`` written so far.
         adaptations: how many of them are in these lines.
+        started: when the run began for the first time, UTC, ISO 8601.
         resumed: the steps after which the run was started again.
     """
 
@@ -40,6 +42,7 @@ class Position:
     train_seconds: float = 0.0
     lines: int = 0
     adaptations: int = 0
+    started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     resumed: list[int] = field(default_factory=list)
 
 

@@ -1,18 +1,15 @@
-"""What a run leaves behind: ``steps.jsonl`` as it goes, TensorBoard scalars, ``result.json`` at the end."""
+"""What a run leaves behind: a run record as alq_hvd defines it, and beside it TensorBoard scalars."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
+
+from alq_hvd.run_record import RESULT_FILE, RunWriter
 
 if TYPE_CHECKING:
     import torch  # a program that only reads records need not wait for it
-
-STEPS_FILE = "steps.jsonl"
-RESULT_FILE = "result.json"
 
 
 class Record:
@@ -24,25 +21,19 @@ class Record:
     """
 
     def __init__(self, directory: Path, resume_at: tuple[int, int] | None = None) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / RESULT_FILE).unlink(missing_ok=True)
+        step, size = resume_at or (None, None)
         self._directory = directory
-        step, size = resume_at or (None, 0)
-        path = directory / STEPS_FILE
-        if path.exists():
-            os.truncate(path, min(size, path.stat().st_size))
-        self._lines: IO[str] = path.open("a", encoding="utf-8")
+        self._writer = RunWriter(directory, size)
         self._scalars = _open_tensorboard(directory / "tensorboard", step)
 
     @property
     def size(self) -> int:
         """Return how many bytes the lines take so far."""
-        return (self._directory / STEPS_FILE).stat().st_size
+        return self._writer.size
 
     def write(self, kind: str, **values: Any) -> None:
-        """Append one event as a line of JSON, at once on disk, so that others can follow the run."""
-        self._lines.write(json.dumps({"kind": kind, **values}) + "\n")
-        self._lines.flush()
+        """Append one event."""
+        self._writer.write(kind, **values)
 
     def scalars(self, step: int, **values: float | None) -> None:
         """Add TensorBoard scalars; do nothing where tensorboard is not installed."""
@@ -52,21 +43,11 @@ class Record:
                     self._scalars.add_scalar(name, value, step)
 
     def close(self, result: dict[str, Any]) -> Path:
-        """Write the final result and return its path; the file is there completely or not at all."""
-        self._lines.close()
+        """Write the final result and return its path."""
         if self._scalars is not None:
             self._scalars.close()
-        path = self._directory / RESULT_FILE
-        write_json(path, result)
-        return path
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write ``value`` as indented JSON, by way of a temporary file beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
+        self._writer.close(result)
+        return self._directory / RESULT_FILE
 
 
 def digest(state: dict[str, torch.Tensor]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from images.timing import PARTS
+from alq_hvd.run_record import PARTS
 
 Result = dict[str, Any]
 
@@ -56,9 +56,10 @@ def headline(results: Sequence[Result]) -> str:
     """Say what was trained on what."""
     first = results[0]
     return (
-        f"{first['dataset']}: {first['train_images']:,} training and {first['test_images']:,} test images; ResNet-8, "
-        f"{first['parameters']:,} parameters;\n{first['world_size']} ranks, epochs: {first['epochs']}, "
-        f"{first['steps']:,} steps of {first['batch_size']} images, seed {first['seed']}"
+        f"{first['dataset']}: {first['train_images']:,} training and {first['test_images']:,} test images; "
+        f"{first['model']}, {first['parameters']:,} parameters;\n"
+        f"{first['world_size']} ranks, epochs: {first['epochs']}, {first['steps']:,} steps "
+        f"of {first['batch_size']} images, seed {first['seed']}"
     )
 
 

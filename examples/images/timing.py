@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-PARTS = ("compute", "encode", "exchange", "decode", "adapt")
-"""The parts a step is split into; they add up to the step's wall-clock time."""
+from alq_hvd.run_record import PARTS
 
 CODEC_PARTS = ("encode", "decode", "adapt")
 

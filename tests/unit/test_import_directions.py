@@ -12,15 +12,15 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "alq_hvd"
 LAYERS = (
     {"errors", "version"},
-    {"levels", "backends", "ledger"},
+    {"levels", "backends", "ledger", "machine"},
     {"config"},
     {"statistics", "wire", "plan", "probe"},
     {"codec", "communicator", "policies", "theory", "planning"},
     {"methods", "exchange", "adaptation", "fusion"},
     {"options", "handshake"},
     {"aggregator", "connection", "tickets"},
-    {"compression", "checkpoint"},
-    {"constructors", "slurm"},
+    {"compression", "checkpoint", "run_record"},
+    {"constructors", "slurm", "report"},
     {"__init__", "cli"},
     {"__main__"},
 )
