@@ -68,7 +68,7 @@ def _throughput(axes: Any, comparison: Comparison) -> None:
         _line(axes, points, [point.examples_per_second for point in points], number, method)
         for point in points:
             if point.quartiles is not None:
-                axes.plot([point.size.ranks] * 2, point.quartiles, color=colour_of(number), linewidth=4, alpha=0.22)
+                axes.plot([point.size.ranks] * 2, point.quartiles, color=colour_of(number), linewidth=8, alpha=0.25)
     _rank_axis(axes, comparison)
     _decades(axes)
 
