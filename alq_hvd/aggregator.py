@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,17 +13,18 @@ from alq_hvd.adaptation.shot import AdaptiveShot
 from alq_hvd.codec.base import Codec, FloatArray
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.communicator.base import Communicator
-from alq_hvd.communicator.nodes import nodes_of
+from alq_hvd.communicator.nodes import nodes_of, useful_nodes
 from alq_hvd.errors import StateError
 from alq_hvd.exchange.base import ExchangeFunction, InFlight, Shot, Task
 from alq_hvd.exchange.choice import AUTO, COLLECTIVES, FLAT, HIERARCHICAL, SHOTS, choose, function
+from alq_hvd.exchange.hierarchical import Hierarchical
 from alq_hvd.exchange.trial import Stock, settle
 from alq_hvd.ledger import Ledger
 from alq_hvd.levels import Levels
 from alq_hvd.options import Options
 from alq_hvd.planning.break_even import PLAIN, Decision
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 _NO_GROUP = -1
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Aggregator:
         shots: the quantised hops with their levels, the gradients' own first. The exchange may use fewer of them.
         exchange: name of the exchange in use; ``""`` before ``connect``.
         decision: of ``settle``; ``None`` before.
+        remembered: decision in the state that was loaded, with the number of ranks that took it.
     """
 
     def __init__(self, options: Options, codec: Codec, *, sampled: bool = False) -> None:
@@ -60,6 +62,7 @@ class Aggregator:
         self.step = 0
         self.exchange = ""
         self.decision: Decision | None = None
+        self.remembered: dict[str, Any] | None = None
         self._gathered = False
         self.shots = tuple(
             AdaptiveShot(index, options.quantiser(index), self._method.policy, self._method.initial(bits))
@@ -87,23 +90,40 @@ class Aggregator:
     def settle(self, groups: Sequence[int], stock: Stock) -> Decision:
         """Time plain Horovod and the exchanges that the options allow, and use what the leader decides.
 
-        All ranks must agree on: groups. See ``exchange.trial.settle``.
+        A loaded state that as many ranks had saved brings its decision: a resumed run is the same run.
+
+        All ranks must agree on: groups, ``remembered``. See ``exchange.trial.settle``.
 
         Args:
             groups: elements of each fusion group of a step.
             stock: plain Horovod.
         """
-        assert self._sum_over_ranks is not None
-        exchanges = FLAT if self._options.exchange == AUTO else {self.exchange: self._sum_over_ranks}
-        nothing = replace(self._task("trial", _NO_GROUP), ledger=Ledger(), observe=lambda shot, values, key: None)
-        self.decision = settle(nothing, exchanges, groups, stock)
-        if self.decision.choice != PLAIN:
-            self.exchange = self.decision.choice
-            self._sum_over_ranks = exchanges[self.exchange]
         assert self._communicator is not None
+        exchanges, size = self._candidates(), self._communicator.size
+        if self.remembered is not None and self.remembered["ranks"] == size:
+            decision = Decision(self.remembered["choice"], self.remembered["seconds"])
+        else:
+            nothing = replace(self._task("trial", _NO_GROUP), ledger=Ledger(), observe=lambda shot, values, key: None)
+            decision = settle(nothing, exchanges, groups, stock)
+        self.decision, self.remembered = decision, {"ranks": size, **decision.as_json()}
+        if decision.choice != PLAIN:
+            self.exchange = decision.choice
+            self._sum_over_ranks = exchanges[self.exchange]
         if self._communicator.rank == 0:
-            _logger.info("break-even on %d ranks: %s", self._communicator.size, self.decision)
-        return self.decision
+            # A user who asked for compression and does not get it shall see so without asking for logs.
+            level = logging.WARNING if decision.choice == PLAIN else logging.INFO
+            _logger.log(level, "break-even on %d ranks: %s", size, decision)
+        return decision
+
+    def _candidates(self) -> Mapping[str, ExchangeFunction]:
+        """Return the exchanges that the options allow and this world can do, the same on every rank."""
+        assert self._sum_over_ranks is not None
+        assert self._communicator is not None
+        options = self._options
+        if options.exchange != AUTO:
+            return {self.exchange: self._sum_over_ranks}
+        nodes = useful_nodes(self._communicator, options.ranks_per_node, f"{options.name}.nodes")
+        return FLAT if nodes is None else {**FLAT, HIERARCHICAL: Hierarchical(nodes)}
 
     @property
     def levels(self) -> Levels:
@@ -221,6 +241,7 @@ class Aggregator:
             "step": self.step,
             **first,
             "later_shots": later,
+            "break_even": self.remembered,
             "bytes_total": self.ledger.bytes_total,
         }
 
@@ -238,7 +259,7 @@ class Aggregator:
             # A state of an all-gather has no later shot, and a run that goes on with one needs none.
             for shot, saved in zip(self.shots, [state, *state["later_shots"]], strict=False):
                 shot.load_state_dict(saved)
-            self.step = int(state["step"])
+            self.step, self.remembered = int(state["step"]), state["break_even"]
             self.ledger.bytes_total = int(state["bytes_total"])
         except (KeyError, TypeError) as error:
             raise StateError(f"expected the result of state_dict(), got one without {error}") from error

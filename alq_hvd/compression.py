@@ -17,8 +17,7 @@ from alq_hvd.aggregator import Aggregator
 from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.horovod import HorovodCommunicator
-from alq_hvd.communicator.stock import stock_allreduce
-from alq_hvd.connection import join
+from alq_hvd.connection import join, rival
 from alq_hvd.errors import CallOrderError, ConfigurationError, UnsupportedReduction
 from alq_hvd.fusion import FusionBuffers, Sampler, is_dense_float, require_convertible, sampled_groups
 from alq_hvd.handshake import agree_on_configuration, fingerprint
@@ -228,11 +227,11 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
 
     def _agree_on_plan(self, plan: FusionPlan) -> None:
         assert self._communicator is not None
-        own = {"gradients": plan.describe()}
+        own = {"gradients": plan.describe(), "break_even": self._aggregator.remembered}
         agree_on_configuration(self._communicator, own, f"{self.options.name}.gradients")
         self._buffers = FusionBuffers(plan)
-        if self.options.break_even and self._aggregator.decision is None and plan.group_elements:
-            stock = stock_allreduce(self._communicator)
+        stock = rival(self.options, self._communicator)
+        if stock is not None and self._aggregator.decision is None and plan.group_elements:
             self._plain = self._aggregator.settle(plan.group_elements, stock).choice == PLAIN
 
     def _fill(self, slot: Slot, gradient: Any) -> None:

@@ -1,4 +1,4 @@
-"""How a compression joins its world: agree on the options, then choose the way the levels travel."""
+"""How a compression joins its world: agree on the options, choose the way the levels travel, find what to beat."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import logging
 from alq_hvd.communicator import mpi
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.horovod import HorovodCommunicator
+from alq_hvd.communicator.stock import StockAllreduce, stock_allreduce
+from alq_hvd.exchange.choice import AUTO
 from alq_hvd.handshake import MPI_LEVELS, agree_on_configuration
 from alq_hvd.options import Options
 from alq_hvd.version import __version__
@@ -36,3 +38,15 @@ def join(options: Options, communicator: Communicator) -> Communicator:
         _logger.info("%s at %s bits on %d ranks; levels travel over %s", options.method, options.bits,
                      communicator.size, way)  # fmt: skip
     return control
+
+
+def rival(options: Options, communicator: Communicator) -> StockAllreduce | None:
+    """Return plain Horovod, which compression must beat, or ``None`` where nobody asks whether it does.
+
+    Raises:
+        ConfigurationError: ``break_even`` was asked for, and the ranks are not Horovod's.
+    """
+    asked = options.break_even
+    if asked is None:
+        asked = options.exchange == AUTO and isinstance(communicator, HorovodCommunicator)
+    return stock_allreduce(communicator) if asked else None

@@ -36,7 +36,7 @@ class Constructor:
         rotate: bool | None = None,
         exchange: str = "auto",
         ranks_per_node: int | None = None,
-        break_even: bool = False,
+        break_even: bool | None = None,
         schedule: Schedule | int | Sequence[int] | None = None,
         seed: int = 0,
         fusion_elements: int = 2**22,

@@ -34,11 +34,13 @@ class Options:
         rotate: make every bucket look normal before it is quantised: less variance for more arithmetic; ``None`` for
             the method's own, which is no but for ``eden``.
         exchange: ``"allgather"`` (few ranks), ``"two_shot"`` (many), ``"hierarchical"`` (several ranks a node: exact
-            inside, two-shot between nodes), or ``"auto"``: one of the first two, by bytes; see ``exchange.choice``.
+            inside, two-shot between nodes), or ``"auto"``: the one that suits the world; see ``break_even`` and
+            ``exchange.choice``.
         ranks_per_node: for ``"hierarchical"``: so many ranks that follow each other make a node; ``None`` asks Horovod.
         break_even: measure link and codec before the first step, choose the exchange by time, and leave gradients to
-            plain Horovod where compression would not pay. Off by default: the choice depends on a measurement, so two
-            runs of one program may not train alike.
+            plain Horovod where compression would not pay. ``None``: where ``exchange`` is ``"auto"`` and gradients
+            travel over Horovod. The choice depends on a measurement, so two runs of one program may not train alike;
+            ``False``, or an exchange by name, makes them.
         schedule: when levels are fitted; see ``Schedule.parse``.
         seed: of the stochastic rounding.
         fusion_elements: coordinates that travel together. More: fewer collectives, less overlap with the backward pass.
@@ -63,7 +65,7 @@ class Options:
     rotate: bool | None = None
     exchange: str = choice.AUTO
     ranks_per_node: int | None = None
-    break_even: bool = False
+    break_even: bool | None = None
     schedule: Schedule | int | Sequence[int] | None = None
     seed: int = 0
     fusion_elements: int = 2**22

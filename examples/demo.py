@@ -70,8 +70,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         type=run,
         nargs="+",
         default=[run(name) for name in RUNS],
-        metavar="METHOD[:BITS]",
-        help="what to compare, for example: fp32 alq:3 qsgdinf:3",
+        metavar="METHOD[:BITS[:rotate]]",
+        help="what to compare, for example: fp32 alq:3 optimal:2:rotate",
     )
     parser.add_argument("--train-images", type=positive, default=12_000, help="training images")
     parser.add_argument("--test-images", type=positive, help="test images (default: all)")
@@ -98,22 +98,25 @@ class Run:
 
     method: str
     bits: int | None
+    rotate: bool
 
     @property
     def label(self) -> str:
-        return self.method if self.bits is None else f"{self.method} {self.bits} bits"
+        described = self.method if self.bits is None else f"{self.method} {self.bits} bits"
+        return described + " rotated" * self.rotate
 
     @property
     def arguments(self) -> list[str]:
-        return ["--compression", self.method] + ([] if self.bits is None else ["--bits", str(self.bits)])
+        bits = [] if self.bits is None else ["--bits", str(self.bits)]
+        return ["--compression", self.method, *bits, *["--rotate"] * self.rotate]
 
 
 def run(text: str) -> Run:
-    """Read ``METHOD`` or ``METHOD:BITS``; the method itself is checked by ``train_images.py``."""
-    method, colon, bits = text.partition(":")
-    if colon and not bits.isdigit():
-        raise argparse.ArgumentTypeError(f"expected METHOD or METHOD:BITS, got {text!r}")
-    return Run(method, int(bits) if colon else None)
+    """Read ``METHOD[:BITS[:rotate]]``; the method itself is checked by ``train_images.py``."""
+    method, *rest = text.split(":")
+    if len(rest) > 2 or (rest and not rest[0].isdigit()) or rest[1:] not in ([], ["rotate"]):
+        raise argparse.ArgumentTypeError(f"expected METHOD, METHOD:BITS or METHOD:BITS:rotate, got {text!r}")
+    return Run(method, int(rest[0]) if rest else None, len(rest) == 2)
 
 
 def train(one: Run, options: argparse.Namespace, place: int) -> Result:

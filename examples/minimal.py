@@ -11,7 +11,11 @@ model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.
 hvd.broadcast_parameters(model.state_dict(), root_rank=0)
 
 optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-compression = alq_hvd.Compression.alq(bits=3, named_parameters=model.named_parameters())  # (2)
+compression = alq_hvd.Compression.alq(  # (2)
+    bits=3,
+    named_parameters=model.named_parameters(),
+    break_even=False,  # compress even on one machine, where plain Horovod is faster
+)
 optimizer = hvd.DistributedOptimizer(
     optimizer,
     named_parameters=model.named_parameters(),

@@ -43,8 +43,8 @@ class OnNodes(Protocol):
 def nodes_of(communicator: Communicator, ranks_per_node: int | None, name: str) -> Nodes:
     """Return this rank's place; every rank must call it.
 
-    1. Every rank tells which node it is on. 2. Every rank adds the same process sets in the same order: one a node,
-    then one a place on a node.
+    1. Every rank tells which node it is on, and whether it may add process sets. 2. Every rank adds the same ones in
+    the same order: one a node, then one a place on a node. Either step fails on all ranks or on none.
 
     All ranks must agree on: ranks_per_node, name.
 
@@ -65,12 +65,14 @@ def nodes_of(communicator: Communicator, ranks_per_node: int | None, name: str) 
         )
     hvd = backends.horovod()
     own = communicator.rank // ranks_per_node if ranks_per_node else _node_of_this_process(hvd)
-    told = allgather_bytes(communicator, json.dumps(own).encode(), name)
-    members = group_by_node([json.loads(raw) for raw in told])
-    if os.environ.get(DYNAMIC) != "1":
+    own_word = json.dumps((own, os.environ.get(DYNAMIC) == "1")).encode()
+    told = [json.loads(raw) for raw in allgather_bytes(communicator, own_word, name)]
+    members = group_by_node([node for node, _ in told])
+    unable = [rank for rank, (_, dynamic) in enumerate(told) if not dynamic]
+    if unable:
         raise BackendUnavailable(
             f"exchange: hierarchical adds process sets, which Horovod allows when started with {DYNAMIC}=1: set it in "
-            "the environment of every rank"
+            f"the environment of every rank, rank {unable[0]} lacks it"
         )
     places = [list(place) for place in zip(*members, strict=True)]
     world = communicator.world_ranks
@@ -81,6 +83,19 @@ def nodes_of(communicator: Communicator, ranks_per_node: int | None, name: str) 
             mine.append(_communicator(process_set, communicator, len(ranks)))
     inside, across = mine
     return Nodes(inside, across)
+
+
+def useful_nodes(communicator: Communicator, ranks_per_node: int | None, name: str) -> Nodes | None:
+    """Return this rank's place if ``hierarchical`` is possible and more than a flat exchange, the same on every rank.
+
+    ``None``: one rank a node, one node, nodes that differ, or a Horovod that may not add process sets.
+    See ``nodes_of``.
+    """
+    try:
+        nodes = nodes_of(communicator, ranks_per_node, name)
+    except (ConfigurationError, BackendUnavailable):
+        return None
+    return nodes if nodes.inside.size > 1 and nodes.across.size > 1 else None
 
 
 def group_by_node(nodes: Sequence[Any]) -> list[list[int]]:

@@ -14,7 +14,7 @@ from alq_hvd.planning import traffic
 AUTO = "auto"
 HIERARCHICAL = "hierarchical"
 FLAT: dict[str, ExchangeFunction] = {"allgather": allgather, "two_shot": two_shot}
-"""The exchanges that need not know nodes: those that ``"auto"`` chooses from."""
+"""The exchanges that need not know nodes."""
 SHOTS = {"allgather": 1, "two_shot": 2, HIERARCHICAL: 2}
 """How many times each exchange quantises."""
 COLLECTIVES = {"allgather": 1, "two_shot": 2, HIERARCHICAL: 4}
@@ -27,10 +27,10 @@ PATIENCE = 2.0
 def choose(name: str, ranks: int, bits: Sequence[int], bucket_size: int) -> str:
     """Return which exchange is meant by ``name``; the same on every rank that shares the arguments.
 
-    ``"auto"`` weighs bytes only: two-shot where it sends less than half of what all-gather sends, that is from 5 ranks
-    on at equal widths, from 6 on with 4 and 8 bits. For fewer, the second hop would cost more than it brings: another
-    collective's latency, and a quantisation error that, unlike the first one's, does not shrink with the number of
-    ranks.
+    ``"auto"`` weighs bytes here, until measured times decide (``break_even``): two-shot where it sends less than half
+    of what all-gather sends, that is from 5 ranks on at equal widths, from 6 on with 4 and 8 bits. For fewer, the
+    second hop would cost more than it brings: another collective's latency, and a quantisation error that, unlike the
+    first one's, does not shrink with the number of ranks.
 
     Args:
         name: one of ``NAMES``.

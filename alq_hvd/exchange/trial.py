@@ -76,5 +76,4 @@ def _announce(own: Decision, communicator: Communicator, name: str) -> Decision:
     raw: Payload = np.zeros(_DECISION_BYTES, dtype=np.uint8)
     text = as_payload(json.dumps(own.as_json()).encode())
     raw[: text.size] = text
-    decided = json.loads(communicator.broadcast(raw, _LEADER, name).wait().tobytes().rstrip(b"\0"))
-    return Decision(decided["choice"], decided["seconds"])
+    return Decision(**json.loads(communicator.broadcast(raw, _LEADER, name).wait().tobytes().rstrip(b"\0")))

@@ -35,8 +35,15 @@ def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | 
     method.add_argument(
         "--min-elements", type=natural, default=1024, help="smaller gradients stay exact, with Horovod (default: 1024)"
     )
+    method.add_argument("--rotate", action="store_true", help="rotate buckets first: less variance, more arithmetic")
     method.add_argument(
         "--exchange", choices=NAMES, default=AUTO, help="how records become a sum (default: auto; docs/exchange.md)"
+    )
+    method.add_argument(
+        "--break-even",
+        action="store_true",
+        help="measure first, and leave gradients to plain Horovod where compression would not pay, as it does not on "
+        "one machine (default: compress in any case)",
     )
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=positive, default=6, help="passes over the training images (default: 6)")
@@ -66,7 +73,8 @@ def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | 
     options = parser.parse_args(arguments)
     default = methods[options.compression]
     options.bits = options.bits or default
-    options.label = options.label or options.compression + (f" {options.bits} bits" if default else "")
+    described = (f" {options.bits} bits" if default else "") + (" rotated" if options.rotate else "")
+    options.label = options.label or options.compression + described
     options.output = options.output or Path("runs") / options.label.replace(" ", "-")
     return options
 

@@ -17,9 +17,12 @@ CASES = (
     "more_ranks_than_buckets",
     "allgather",
     "break_even",
+    "break_even_on_nodes",
     "hierarchical",
     "exact_hierarchical",
     "one_node",
+    "rotated",
+    "eden",
 )
 
 
@@ -56,11 +59,14 @@ def test_both_shots_adapt_on_real_ranks(outcome: list[dict[str, Any]]) -> None:
     assert all(rank["two_shot"]["metrics"]["later_shots"][0]["levels"] == sums["levels"] for rank in outcome)
 
 
-def test_break_even_decides_alike_on_every_rank_and_plain_means_exact(outcome: list[dict[str, Any]]) -> None:
-    decisions = [rank["break_even"]["metrics"]["break_even"] for rank in outcome]
+@pytest.mark.parametrize(("case", "more"), [("break_even", set()), ("break_even_on_nodes", {"hierarchical"})])
+def test_auto_measures_decides_alike_on_every_rank_and_plain_means_exact(
+    outcome: list[dict[str, Any]], case: str, more: set[str]
+) -> None:
+    decisions = [rank[case]["metrics"]["break_even"] for rank in outcome]
     assert all(decision == decisions[0] for decision in decisions)
-    assert set(decisions[0]["seconds"]) == {"fp32", "fp16", "allgather", "two_shot"}
-    weights, stock = (np.array(outcome[0][case]["weights"]) for case in ("break_even", "fp32"))
+    assert set(decisions[0]["seconds"]) == {"fp32", "fp16", "allgather", "two_shot"} | more
+    weights, stock = (np.array(outcome[0][name]["weights"]) for name in (case, "fp32"))
     exact = bool(np.allclose(weights, stock, rtol=2e-5, atol=2e-6))
     assert exact == (decisions[0]["choice"] == "fp32")
 

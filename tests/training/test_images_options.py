@@ -14,6 +14,7 @@ METHODS = {"fp32": None, "fp16": None, "alq": 3, "terngrad": 2, "none": None}
     ("arguments", "message"),
     [
         (["--bits", "9"], "--bits: invalid choice: 9"),
+        (["--exchange", "ring"], "--exchange: invalid choice: 'ring' (choose from 'auto', "),
         (["--compression", "zip"], "--compression: invalid choice: 'zip' (choose from"),
         (["--epochs", "0"], "--epochs: expected an integer of at least 1, got '0'"),
         (["--train-images", "many"], "--train-images: expected an integer of at least 1, got 'many'"),
@@ -37,6 +38,7 @@ def test_bad_input_is_named(arguments: list[str], message: str, capsys: pytest.C
         (["--compression", "none", "--bits", "4"], "none", "none"),
         (["--bits", "2", "--label", "two"], "two", "two"),
         (["--compression", "terngrad"], "terngrad 2 bits", "terngrad-2-bits"),
+        (["--bits", "2", "--rotate"], "alq 2 bits rotated", "alq-2-bits-rotated"),
     ],
 )
 def test_a_run_gets_a_label_and_a_folder(arguments: list[str], label: str, output: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -13,7 +14,7 @@ import alq_hvd
 from alq_hvd.aggregator import Aggregator
 from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
-from alq_hvd.errors import ConfigurationError
+from alq_hvd.errors import ConfigurationError, ConfigurationMismatch
 from alq_hvd.exchange import trial
 from alq_hvd.options import Options
 from alq_hvd.planning.break_even import MARGIN, PLAIN, Decision, Line, decide
@@ -53,6 +54,12 @@ def test_compression_is_used_where_it_is_faster_by_more_than_predictions_err(
     assert decision.seconds == pytest.approx(times)
 
 
+def test_predictions_lean_towards_plain_horovod() -> None:
+    """It fuses what we send in groups, and we wait for its small message of probes besides."""
+    decision = decide({"fp32": Line(0.01, 1e-6), "fp16": Line(0.02, 1e-6), "two_shot": Line(0.03, 1e-7)}, [600, 400])
+    assert decision.seconds == pytest.approx({"fp32": 0.011, "fp16": 0.021, "two_shot": 0.0701})
+
+
 def average_over(ranks: LoopbackCommunicator) -> Any:
     """Return a stand-in for Horovod's all-reduce."""
 
@@ -88,7 +95,7 @@ def test_measuring_leaves_no_trace_in_statistics_counters_and_random_numbers() -
         aggregator.start(0, gradient(ranks.rank, 2000))
         total = aggregator.result(0, 1.0)
         aggregator.end_step()
-        return total.tobytes(), aggregator.state_dict()
+        return total.tobytes(), {**aggregator.state_dict(), "break_even": None}
 
     with_it = LoopbackWorld(2).run(lambda ranks: program(ranks, True))
     without = LoopbackWorld(2).run(lambda ranks: program(ranks, False))
@@ -102,7 +109,7 @@ def test_gradients_go_where_the_decision_says(
 ) -> None:
     predicted = {"fp32": 2.0, "two_shot": 3.0 if choice == PLAIN else 1.0}
     decided = Decision(choice, predicted)
-    monkeypatch.setattr("alq_hvd.compression.stock_allreduce", average_over)
+    monkeypatch.setattr("alq_hvd.connection.stock_allreduce", average_over)
     monkeypatch.setattr(trial, "decide", lambda lines, groups: decided)
     caplog.set_level(logging.INFO, "alq_hvd")
 
@@ -143,3 +150,58 @@ def test_a_simulated_world_has_no_horovod_to_compare_with() -> None:
             compression.compress(parameter.grad)
 
     LoopbackWorld(2).run(program)
+
+
+def settled(ranks: LoopbackCommunicator, state: dict[str, Any] | None = None) -> Aggregator:
+    """Return an aggregator that has decided, or that has taken over the decision in ``state``."""
+    aggregator = Aggregator(Options(method="qsgdinf", bits=4), choose_codec("auto"))
+    if state is not None:
+        aggregator.load_state_dict(state)
+    aggregator.connect(ranks, ranks)
+    aggregator.settle([5000], average_over(ranks))
+    return aggregator
+
+
+def test_a_resumed_run_takes_over_the_decision_and_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "decide", lambda lines, groups: Decision("two_shot", {"fp32": 2.0, "two_shot": 1.0}))
+    state = LoopbackWorld(2).run(lambda ranks: settled(ranks).state_dict())[0]
+    assert state["break_even"] == {"ranks": 2, "choice": "two_shot", "seconds": {"fp32": 2.0, "two_shot": 1.0}}
+    assert json.loads(json.dumps(state)) == state
+
+    monkeypatch.setattr(trial, "decide", lambda lines, groups: Decision(PLAIN, {"fp32": 1.0, "two_shot": 2.0}))
+    same = LoopbackWorld(2).run(lambda ranks: settled(ranks, state))
+    assert all(aggregator.decision == Decision("two_shot", {"fp32": 2.0, "two_shot": 1.0}) for aggregator in same)
+    assert all(aggregator.exchange == "two_shot" for aggregator in same)
+    other = LoopbackWorld(3).run(lambda ranks: settled(ranks, state))
+    assert all(aggregator.decision.choice == PLAIN for aggregator in other if aggregator.decision)
+    assert all(aggregator.state_dict()["break_even"]["ranks"] == 3 for aggregator in other)
+
+
+def test_a_rank_that_alone_resumes_with_a_decision_is_named() -> None:
+    """It would not take part in the measurement, and the others would wait for it."""
+
+    def program(ranks: LoopbackCommunicator) -> None:
+        parameter = torch.nn.Parameter(torch.zeros(2000))
+        parameter.grad = torch.ones(2000)
+        compression = alq_hvd.Compression.alq(communicator=ranks, named_parameters=[("parameter", parameter)])
+        state = compression.state_dict()
+        if ranks.rank == 1:
+            state["break_even"] = {"ranks": 2, "choice": PLAIN, "seconds": {}}
+        compression.load_state_dict(state)
+        with pytest.raises(ConfigurationMismatch, match="break_even: rank 0 has None, rank 1 has"):
+            compression.compress(parameter.grad)
+
+    LoopbackWorld(2).run(program)
+
+
+def test_a_simulated_world_is_not_measured_unless_asked() -> None:
+    def program(ranks: LoopbackCommunicator) -> Any:
+        parameter = torch.nn.Parameter(torch.zeros(2000))
+        parameter.grad = torch.ones(2000)
+        compression = alq_hvd.Compression.alq(communicator=ranks, named_parameters=[("parameter", parameter)])
+        reduce_gradients(ranks, compression, [("parameter", parameter.grad)])
+        return compression.metrics()
+
+    for metrics in LoopbackWorld(2).run(program):
+        assert metrics["break_even"] is None
+        assert metrics["exchange"] == "allgather"

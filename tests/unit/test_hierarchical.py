@@ -72,6 +72,22 @@ def test_every_rank_gets_the_same_bits(nodes: int, per_node: int, elements: int)
     assert len(fingerprints) == 1
 
 
+def error_of_second_step(method: str, bits: int, rotate: bool) -> float:
+    """Return |error|^2 / |mean|^2 of two nodes of two ranks, once all ranks are seen to have the same bits."""
+    options = {"method": method, "bits": bits, "rotate": rotate, "bucket_size": 512, "schedule": [0]}
+    first, *others = run(2, 2, 5000, steps=2, **options)
+    assert all(other.mean.tobytes() == first.mean.tobytes() for other in others)
+    exact = exact_mean(4, 5000, step=1)
+    return float(((first.mean - exact) ** 2).sum() / (exact**2).sum())
+
+
+@pytest.mark.parametrize(("bits", "bound"), [(2, 0.35), (3, 0.09), (4, 0.025)])
+def test_both_hops_may_be_rotated(bits: int, bound: float) -> None:
+    """EDEN's variance (0.133, 0.036, 0.0096) of the nodes' sums and again of their sum."""
+    assert error_of_second_step("eden", bits, rotate=True) < bound
+    assert error_of_second_step("optimal", bits, rotate=True) < error_of_second_step("optimal", bits, rotate=False)
+
+
 def test_the_mean_over_many_seeds_is_the_exact_mean() -> None:
     draws = 250
     drawn = np.stack([run(2, 2, 200, bits=3, bucket_size=64, seed=seed)[0].mean for seed in range(draws)])

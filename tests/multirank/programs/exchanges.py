@@ -61,7 +61,10 @@ def main(results: Path) -> None:
         "hierarchical": run("alq", exchange="hierarchical", ranks_per_node=2, bits=(4, 8)),
         "exact_hierarchical": run("qsgdinf", exchange="hierarchical", ranks_per_node=2, bucket_size=1, name="exact"),
         "one_node": run("qsgdinf", exchange="hierarchical", bits=8, name="one_node"),
-        "break_even": run("alq", bits=4, break_even=True),
+        "break_even": run("alq", bits=4),
+        "break_even_on_nodes": run("alq", bits=4, ranks_per_node=2, name="on_nodes"),
+        "rotated": run("optimal", exchange="two_shot", bits=3, rotate=True),
+        "eden": run("eden", exchange="hierarchical", ranks_per_node=2, bits=3, name="eden"),
         "allgather": run("alq", exchange="allgather", bits=4),
     }
     (results / f"{hvd.rank()}.json").write_text(json.dumps(outcome))

@@ -20,7 +20,7 @@ hvd.init(process_sets=[others])
 what, rank = sys.argv[2], hvd.rank()
 torch.manual_seed(0)
 model = torch.nn.Linear(50, 50)
-options: dict[str, Any] = {"min_elements": 100, "timeout": 8.0}
+options: dict[str, Any] = {"min_elements": 100, "timeout": 8.0, "break_even": False}
 if what == "bits":
     options["bits"] = 4 if rank == 1 else 3
 if what == "excluded" and rank == 0:

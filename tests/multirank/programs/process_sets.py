@@ -22,7 +22,12 @@ mine = odd if rank % 2 else even
 torch.manual_seed(rank % 2)
 model = torch.nn.Sequential(torch.nn.Linear(30, 60), torch.nn.ReLU(), torch.nn.Linear(60, 20))
 compression = alq_hvd.Compression.alq(
-    named_parameters=model.named_parameters(), process_set=mine, min_elements=100, bucket_size=64, schedule=[0, 2]
+    named_parameters=model.named_parameters(),
+    process_set=mine,
+    min_elements=100,
+    bucket_size=64,
+    schedule=[0, 2],
+    break_even=False,
 )
 optimizer = hvd.DistributedOptimizer(
     torch.optim.SGD(model.parameters(), lr=0.1),

@@ -85,13 +85,15 @@ def train(
 def named(method: str = "alq", **options: Any) -> Callable[[Any], Any]:
     """Return a maker of compressions that know the parameters."""
     settings = {"bucket_size": 64, "min_elements": 100, "fusion_elements": 2500, "schedule": [0, 3], **options}
+    settings["break_even"] = False
     constructor = getattr(alq_hvd.Compression, method)
     return lambda model: constructor(named_parameters=model.named_parameters(), **settings)
 
 
 def unnamed(**options: Any) -> Callable[[Any], Any]:
     """Return a maker of compressions that go by call order."""
-    return lambda model: alq_hvd.Compression.alq(bucket_size=64, min_elements=100, schedule=[0, 3], **options)
+    settings = {"bucket_size": 64, "min_elements": 100, "schedule": [0, 3], "break_even": False, **options}
+    return lambda model: alq_hvd.Compression.alq(**settings)
 
 
 def collectives(communicator: Communicator, prefix: str) -> bool:
@@ -133,7 +135,9 @@ def own_allreduces_stay_exact() -> bool:
     """Reduce something of the user's own while a compressed step is open."""
     torch.manual_seed(1)
     model = torch.nn.Linear(40, 40)
-    compression = alq_hvd.Compression.alq(named_parameters=model.named_parameters(), min_elements=100, name="own")
+    compression = alq_hvd.Compression.alq(
+        named_parameters=model.named_parameters(), min_elements=100, break_even=False, name="own"
+    )
     optimizer = hvd.DistributedOptimizer(
         torch.optim.SGD(model.parameters(), lr=0.1), named_parameters=model.named_parameters(), compression=compression
     )
@@ -150,7 +154,9 @@ def sparse_embedding() -> list[float]:
     torch.manual_seed(2)
     embedding, dense = torch.nn.Embedding(300, 8, sparse=True), torch.nn.Linear(8, 200)
     parameters = [(f"e.{n}", p) for n, p in embedding.named_parameters()] + list(dense.named_parameters())
-    compression = alq_hvd.Compression.alq(named_parameters=parameters, min_elements=100, name="sparse", bucket_size=1)
+    compression = alq_hvd.Compression.alq(
+        named_parameters=parameters, min_elements=100, break_even=False, name="sparse", bucket_size=1
+    )
     optimizer = hvd.DistributedOptimizer(
         torch.optim.SGD([p for _, p in parameters], lr=0.1),
         named_parameters=parameters,
