@@ -14,7 +14,8 @@ from alq_hvd.slurm.environments import Apptainer, Bare, Environment, Pyxis, Venv
 from alq_hvd.slurm.launchers import CPU_BIND_VALUES, GPU_BIND_VALUES, MPI_VALUES, Horovodrun, Launcher, Mpirun, Srun
 from alq_hvd.slurm.network import NCCL_DEBUG_VALUES, Network
 from alq_hvd.slurm.options import DEFAULT_COMMAND, JobOptions
-from alq_hvd.slurm.render import render
+from alq_hvd.slurm.render import render, render_sweep
+from alq_hvd.slurm.sweep import DEFAULT_METHODS, DEFAULT_RUNS, SWEPT_COMMAND, Sweep, doublings, method_option
 
 LAUNCHERS: dict[str, Callable[[argparse.Namespace], Launcher]] = {
     "srun": lambda args: Srun(args.mpi, args.cpu_bind, args.gpu_bind),
@@ -70,18 +71,34 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     network.add_argument("--interface", metavar="NAME", help="IP interface, such as ib0")
     network.add_argument("--adapters", nargs="+", default=[], metavar="NAME:PORT", help="such as mlx5_0:1 mlx5_1:1")
     network.add_argument("--nccl-debug", choices=NCCL_DEBUG_VALUES, default="WARN", help="default: WARN")
+    sweep = parser.add_argument_group("scaling sweep")
+    sweep.add_argument("--scaling", action="store_true", help="train once a method and size instead, then report")
+    sweep.add_argument("--sizes", type=int, nargs="+", metavar="N", help="nodes of the runs (default: 1 2 4 ... all)")
+    sweep.add_argument("--method", action="append", default=[], metavar="NAME=ARGUMENTS",
+                       help=f"to compare; repeatable (default: {', '.join(DEFAULT_METHODS)})")  # fmt: skip
+    sweep.add_argument(
+        "--runs", default=DEFAULT_RUNS, metavar="DIR", help="for all runs and the report (default: runs/scaling-%%j)"
+    )
     what = parser.add_argument_group("what to do with the script").add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print it and do nothing else (the default)")
     what.add_argument("--submit", action="store_true", help="hand it to sbatch")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write it there instead of printing it")
-    help_command = "the program to train with; %%j in it stands for the job's number (default: the image example)"
+    help_command = (
+        "the program to train with; %%j in it stands for the job's number, with --scaling %%r for the folder of a run "
+        "(default: the image example)"
+    )
     parser.add_argument("program", nargs="*", metavar="PROGRAM", help=help_command)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Render, then print, write or submit."""
-    script = render(job_options(args), command_line(args))
+    if args.scaling:
+        script = render_sweep(job_options(args), sweep(args), command_line(args))
+    elif args.sizes or args.method or args.runs != DEFAULT_RUNS:
+        raise ConfigurationError("sizes, method, runs: expected --scaling with them, got none")
+    else:
+        script = render(job_options(args), command_line(args))
     if args.output is not None and not args.dry_run:
         try:
             args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -113,9 +130,17 @@ def job_options(args: argparse.Namespace) -> JobOptions:
         environment=_environment(args),
         launcher=LAUNCHERS[args.launcher](args),
         network=Network(args.interface, args.adapters, args.nccl_debug),
-        command=args.program or DEFAULT_COMMAND,
+        command=args.program or (SWEPT_COMMAND if args.scaling else DEFAULT_COMMAND),
         **{name: getattr(args, name) for name in _OF_SBATCH},
     )
+
+
+def sweep(args: argparse.Namespace) -> Sweep:
+    """Return the validated options of a parsed ``--scaling``."""
+    methods = dict(method_option(text) for text in args.method)
+    if len(methods) < len(args.method):
+        raise ConfigurationError(f"method: expected every name once, got {' '.join(args.method)!r}")
+    return Sweep(tuple(args.sizes or doublings(args.nodes)), methods or dict(DEFAULT_METHODS), args.runs)
 
 
 def command_line(args: argparse.Namespace) -> list[str]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 from alq_hvd.checkpoint.preemption import PREEMPTED_STATUS
+from alq_hvd.run_record import RESULT_FILE
 from alq_hvd.slurm.options import JobOptions
+from alq_hvd.slurm.sweep import RUN_FOLDER, Sweep
 
-TEMPLATE = "train.sbatch.in"
+_TRAIN, _SCALING, _REQUEUE = "train.sbatch.in", "scaling.sbatch.in", "requeue.sh.in"
+NAMES = {"%j": '"$SLURM_JOB_ID"'}
+"""What stands in a command for something that is known when the job runs."""
 _FIND_MODULES = """\
 if ! type module >/dev/null 2>&1; then # a batch shell is no login shell
     for init in /etc/profile.d/{lmod,z00_lmod,modules}.sh; do
@@ -32,17 +36,54 @@ done"""
 
 def render(options: JobOptions, command_line: Sequence[str] = ("alq-hvd", "sbatch")) -> str:
     """Return the batch script of ``options``; ``command_line`` is quoted in it, to render it again."""
-    template = (files("alq_hvd.slurm") / TEMPLATE).read_text(encoding="utf-8")
+    return _fill(_TRAIN, {**_common(options, command_line), "LAUNCH": _launch(options)})
+
+
+def render_sweep(options: JobOptions, sweep: Sweep, command_line: Sequence[str] = ("alq-hvd", "sbatch")) -> str:
+    """Return the batch script that runs ``options.command`` for every method of ``sweep`` at every size.
+
+    Raises:
+        ConfigurationError: when options and sweep do not fit together.
+    """
+    sweep.require_fit(options)
+    environment = options.environment
+    own = ['--nodes="$nodes"', f'--ntasks="$((nodes * {options.ranks_per_node}))"',
+           f"--ntasks-per-node={options.ranks_per_node}"]  # fmt: skip
+    # Only srun's containers need a step for the report; everything else is on the node that runs this script.
+    alone = ["srun", "--nodes=1", "--ntasks=1", *environment.srun_options()] if environment.srun_options() else []
+    report = [*alone, *environment.wrap(gpus=False), "alq-hvd", "report", '"$runs"', "--output", '"$runs/scaling.html"']
     parts = {
+        "RUNS": quote(sweep.runs),
+        "METHODS": "\n".join(f"    [{name}]={shlex.quote(words)}" for name, words in sweep.methods.items()),
+        "SIZES": " ".join(map(str, sweep.sizes)),
+        "NAMES": " ".join(sweep.methods),
+        "RESULT": RESULT_FILE,
+        "LAUNCH": _launch(options, own, ['"${arguments[@]}"']).replace("\n", "\n        "),
+        "REPORT": " ".join(report),
+    }
+    return _fill(_SCALING, {**_common(options, command_line), **parts})
+
+
+def _common(options: JobOptions, command_line: Sequence[str]) -> dict[str, str]:
+    return {
         "COMMAND": shlex.join(command_line),
         "DIRECTIVES": "\n".join(directives(options)),
         "ENVIRONMENT": "\n".join(_environment(options)),
         "NETWORK": "\n".join(_network(options)),
-        "LAUNCH": _launch(options),
+        "REQUEUE": _template(_REQUEUE).rstrip("\n"),
         "PREEMPTED": str(PREEMPTED_STATUS),
         "RESTARTS": str(options.restarts),
     }
-    return re.sub(r"@([A-Z]+)@", lambda match: parts[match[1]], template)
+
+
+def _fill(template: str, parts: Mapping[str, str]) -> str:
+    """Put ``parts`` in the place of their names; ``REQUEUE`` has names in it too."""
+    text = _template(template).replace("@REQUEUE@", parts["REQUEUE"])
+    return re.sub(r"@([A-Z]+)@", lambda match: parts[match[1]], text)
+
+
+def _template(name: str) -> str:
+    return (files("alq_hvd.slurm") / name).read_text(encoding="utf-8")
 
 
 def directives(options: JobOptions) -> list[str]:
@@ -82,14 +123,18 @@ def _network(options: JobOptions) -> list[str]:
     return lines or ["# Network: left to the libraries' own search; --interface and --adapters name one."]
 
 
-def _launch(options: JobOptions) -> str:
+def _launch(options: JobOptions, first: Sequence[str] = (), last: Sequence[str] = ()) -> str:
+    """Return the call that starts the ranks; ``first`` are more words for srun, ``last`` for the program."""
     gpus = options.gpus_per_node > 0
     exported = ["OMP_NUM_THREADS", *options.network.variables(gpus)]
     lines = options.launcher.words(options.environment, options.ranks, gpus, exported)
+    lines[1:1] = [list(first)] if first else []
     if wrap := options.environment.wrap(gpus):
         lines.append(wrap)
     program, arguments = _split(options.command)
-    lines += [[quote(word) for word in words] for words in (program, *arguments)]
+    names = {**NAMES, RUN_FOLDER: '"$run"'} if last else NAMES
+    lines += [[quote(word, names) for word in words] for words in (program, *arguments)]
+    lines += [list(last)] if last else []
     call = " \\\n    ".join(" ".join(line) for line in lines)
     if options.launcher.signal_to_script:
         return _FORWARD.format(call=call)
@@ -107,7 +152,7 @@ def _split(command: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     return list(command[:first]), arguments
 
 
-def quote(word: str) -> str:
-    """Return ``word`` as the shell must read it, with ``%j`` replaced by the number of the job."""
-    parts = [shlex.quote(part) if part else "" for part in word.split("%j")]
-    return '"$SLURM_JOB_ID"'.join(parts) or "''"
+def quote(word: str, names: Mapping[str, str] = NAMES) -> str:
+    """Return ``word`` as the shell must read it, with what stands for a variable, such as ``%j``, replaced by it."""
+    parts = re.split(f"({'|'.join(map(re.escape, names))})", word)
+    return "".join(names.get(part) or (shlex.quote(part) if part else "") for part in parts) or "''"

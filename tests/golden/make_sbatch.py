@@ -15,6 +15,7 @@ SCRIPTS = {
     "slurm/gpus-32-4x8.sbatch": "--nodes 4 --gpus-per-node 8 --venv .venv",
     "slurm/gpus-32-8x4.sbatch": "--nodes 8 --gpus-per-node 4 --venv .venv",
     "slurm/cpu-4x4.sbatch": "--nodes 4 --gpus-per-node 0 --tasks-per-node 4 --cpus-per-task 4 --venv .venv",
+    "slurm/scaling.sbatch": "--scaling --nodes 8 --job-name scaling --venv .venv",
     "tests/golden/sbatch/bare.sbatch": "",
     "tests/golden/sbatch/modules.sbatch": "--nodes 2 --module gcc/12.2 --module openmpi/4.1.5 --venv /home/me/env",
     "tests/golden/sbatch/apptainer.sbatch": "--nodes 2 --gpus-per-node 8 --apptainer '/images/my train.sif' "
@@ -23,6 +24,9 @@ SCRIPTS = {
     "--mount /scratch:/data --adapters mlx5_0:1 mlx5_1:1 --nccl-debug INFO",
     "tests/golden/sbatch/mpirun.sbatch": "--nodes 4 --launcher mpirun --venv .venv --interface ib0 --adapters mlx5_0:1",
     "tests/golden/sbatch/horovodrun.sbatch": "--nodes 2 --launcher horovodrun --venv .venv",
+    "tests/golden/sbatch/scaling-pyxis.sbatch": "--scaling --nodes 3 --gpus-per-node 8 --pyxis 'my image.sqsh' "
+    "--sizes 1 3 --method 'plain=--lr 0.1' --method 'ours=--lr 0.1 --bits 3' --runs 'sweeps/my sweep' "
+    "-- python train.py --out %r --state %r/ckpt --name 'a b'",
     "tests/golden/sbatch/everything.sbatch": "--nodes 3 --gpus-per-node 2 --cpus-per-task 16 --mem 200G --exclusive "
     "--time 1-12:00:00 --signal-seconds 600 --restarts 3 --partition gpu --account project-7 --qos long "
     "--constraint 'a100|h100' --reservation course --job-name resnet --log logs/%x-%j.out --mpi pmix_v4 "
