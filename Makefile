@@ -40,6 +40,7 @@ bench: setup ## Run every program in benchmarks/; each writes its figures to ben
 
 bench-exchange: setup ## Measure every exchange and stock Horovod on shaped links between namespaces (root). ARGS=... is passed on.
 	@$(PYTHON_ENV) benchmarks/exchange.py $(ARGS)
+	@$(PYTHON_ENV) benchmarks/exchange.py --auto $(ARGS)
 
 docs: setup ## Build the documentation as HTML pages in docs/_build/html.
 	@$(PYTHON_ENV) -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html

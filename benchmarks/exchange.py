@@ -17,6 +17,8 @@ import signal
 import statistics
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,55 +26,15 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from alq_hvd.planning.cost import (  # noqa: E402
-    CodecSpeed,
-    Cost,
-    Link,
-    World,
-    allgather,
-    allreduce,
-    messages_of,
-    two_shot,
-)
 from benchmarks.network.hosts import Hosts, HostsUnavailable, bits_per_second, require_hosts  # noqa: E402
 from benchmarks.network.launch import JobFailed, run_job  # noqa: E402
+from benchmarks.network.ways import BUCKET, DEFAULTS, WAYS, Constants, planned  # noqa: E402
 
-BUCKET = 1024
-LATENCY, SPEED = 25e-6, 1e9
-"""What ``alq-hvd plan`` takes by default: seconds of a message, coordinates a second of the codec."""
-TIMEOUT = 400
+TIMEOUT = 900
 CASES = ("4:100mbit", "8:100mbit", "4:1gbit")
-
-
-def ours(exchange: str, bits: Any, **more: Any) -> dict[str, Any]:
-    """Return the options of one way of ours: levels that do not adapt, so that nothing but gradients is sent."""
-    return {"method": "qsgdinf", "bits": bits, "bucket_size": BUCKET, "exchange": exchange, "schedule": [], **more}
-
-
-WAYS: dict[str, dict[str, Any] | None] = {
-    "fp32": None,
-    "fp16": None,
-    "allgather 4": ours("allgather", 4),
-    "allgather 3": ours("allgather", 3),
-    "two_shot 4": ours("two_shot", 4),
-    "two_shot 3": ours("two_shot", 3),
-    "two_shot 4,8": ours("two_shot", [4, 8]),
-    "auto 4": ours("auto", 4, break_even=True),
-}
-
-
-def planned(way: str, ranks: int, rate: str, args: argparse.Namespace) -> Cost | None:
-    """Return what ``alq-hvd plan`` predicts, without headers and padding; ``None`` where the way is not yet chosen."""
-    kind, _, widths = way.partition(" ")
-    link = Link(bits_per_second(rate) if rate != "none" else float("inf"), LATENCY)
-    world, messages = World(ranks, 1, link, link), messages_of(args.elements, args.fusion_elements)
-    if kind in ("fp32", "fp16"):
-        return allreduce(world, args.elements, 4 if kind == "fp32" else 2, messages)
-    bits = [int(width) for width in widths.split(",")]
-    costs = {"allgather": allgather, "two_shot": two_shot}
-    if kind not in costs:
-        return None
-    return costs[kind](world, args.elements, bits * (3 - len(bits)), BUCKET, CodecSpeed(SPEED, SPEED), messages)
+AUTO_CASES = ("4:10mbit", "4:100mbit", "4:1gbit", "4:10gbit", "4:none", "2:none")
+AUTO_WAYS = ("fp32", "fp32 again", "auto 4")
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def run_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -84,25 +46,45 @@ def run_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.network.rank", json.dumps(job)]
     with Hosts(int(count), rate) as hosts:
         outputs = [json.loads(text.splitlines()[-1]) for text in run_job(hosts, command, TIMEOUT)]
-    idle = statistics.mean(output["idle_bytes_per_second"] for output in outputs)
+    idle, small = (
+        statistics.mean(output[name] for output in outputs)
+        for name in ("idle_bytes_per_second", "small_message_seconds")
+    )
+    constants, calibrated = DEFAULTS, "two_shot 4"
+    if calibrated in ways:
+        phases = outputs[0]["ways"][calibrated]["phases"]
+        constants = Constants.measured(int(count), args.elements, small, phases)
     rows = []
     for way in ways:
         of_ranks = [output["ways"][way] for output in outputs]
         # A reduction is over when the slowest rank has it.
         seconds = [max(times) for times in zip(*(rank["seconds"] for rank in of_ranks), strict=True)]
-        plan = planned(way, int(count), rate, args)
+        plan = planned(way, int(count), rate, args.elements, args.fusion_elements, constants)
         sent = statistics.mean(rank["bytes"] for rank in of_ranks)
         rows.append({
             "way": way,
             "seconds": statistics.median(seconds),
             "seconds_of_repeats": seconds,
+            "over_fp32": over(seconds, rows[0]["seconds_of_repeats"] if rows else seconds),
             "bytes_per_element": sent / args.elements,
             "planned_bytes_per_element": plan and plan.bytes_per_rank / args.elements,
             "planned_seconds": plan and plan.seconds,
             "error": of_ranks[0]["error"],
             **{name: of_ranks[0].get(name) for name in ("exchange", "break_even", "phases")},
         })  # fmt: skip
-    return {"ranks": int(count), "rate": rate, "idle_bytes_per_second": idle, "rows": rows}
+    return {
+        "ranks": int(count),
+        "rate": rate,
+        "idle_bytes_per_second": idle,
+        "small_message_seconds": small,
+        "planned_with": asdict(constants),
+        "rows": rows,
+    }
+
+
+def over(seconds: Sequence[float], stock: Sequence[float]) -> float:
+    """Return the median of the ratios, repeat by repeat: neighbours in time, whatever else the machine did."""
+    return statistics.median(own / other for own, other in zip(seconds, stock, strict=True))
 
 
 def as_text(case: dict[str, Any]) -> str:
@@ -111,16 +93,18 @@ def as_text(case: dict[str, Any]) -> str:
     lines = [
         f"\n{case['ranks']} ranks, {case['rate']} (Horovod's idle ranks send {case['idle_bytes_per_second'] / 1e3:.0f} "
         "kB/s, counted where a rank waits)",
-        f"{'':14s}{'ms':>8s}{'plan':>8s}{'B/element':>11s}{'plan':>9s}{'x fp32':>8s}{'x fp16':>8s}{'error':>10s}",
+        f"{'':14s}{'ms':>8s}{'plan':>8s}{'B/element':>11s}{'plan':>9s}{'x fp32':>8s}{'x fp16':>8s}{'error':>10s}"
+        f"{'of fp32':>9s}",
     ]
     for row in case["rows"]:
         planned_ms = f"{row['planned_seconds'] * 1e3:.0f}" if row["planned_seconds"] else ""
         planned_bytes = f"{row['planned_bytes_per_element']:.3f}" if row["planned_bytes_per_element"] else ""
         note = f"  {row['exchange']}" if row["way"].startswith("auto") else ""
+        than_half = f"{by_way['fp16'] / row['seconds']:8.2f}" if "fp16" in by_way else " " * 8
         lines.append(
             f"{row['way']:14s}{row['seconds'] * 1e3:8.0f}{planned_ms:>8s}"
             f"{row['bytes_per_element']:11.3f}{planned_bytes:>9s}"
-            f"{by_way['fp32'] / row['seconds']:8.2f}{by_way['fp16'] / row['seconds']:8.2f}{row['error']:10.2g}{note}"
+            f"{by_way['fp32'] / row['seconds']:8.2f}{than_half}{row['error']:10.2g}{row['over_fp32']:9.1%}{note}"
         )
     return "\n".join(lines)
 
@@ -160,16 +144,23 @@ def picture(result: dict[str, Any], path: Path) -> None:
 def main() -> int:
     """Measure every case, print the tables, and store JSON and picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", nargs="+", metavar="RANKS:RATE", help="such as 4:100mbit, 2:none")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, help="default: all; fp32 is always measured")
     parser.add_argument(
-        "--case", nargs="+", default=list(CASES), metavar="RANKS:RATE", help="such as 4:100mbit, 2:none"
+        "--auto",
+        action="store_true",
+        help="whether what auto chooses is ever slower than plain Horovod: by default on "
+        f"{', '.join(AUTO_CASES)}, with {', '.join(AUTO_WAYS)}",
     )
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="default: all; fp32 and fp16 first")
     parser.add_argument("--elements", type=int, default=2_560_000, help="coordinates of all gradients together")
     parser.add_argument("--tensors", type=int, default=10, help="gradients, all of one size")
     parser.add_argument("--fusion-elements", type=int, default=2**22, help="of ours: coordinates that travel together")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "exchange.json")
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/exchange.json, or exchange-auto.json")
     args = parser.parse_args()
+    args.case = args.case or (AUTO_CASES if args.auto else CASES)
+    args.ways = ["fp32", *(args.ways or (AUTO_WAYS if args.auto else WAYS))]
+    args.output = args.output or RESULTS / ("exchange-auto.json" if args.auto else "exchange.json")
     try:
         require_hosts()
     except HostsUnavailable as error:

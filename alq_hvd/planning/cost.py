@@ -1,15 +1,16 @@
 """How long one step's communication takes: bytes over the slowest link, the latency of hops, and the codec's work.
 
 A model of large messages: every link sends and receives at once at its full rate; rings whose neighbours share a node
-where possible; all-to-all straight to each peer, one after another. What overlaps with the backward pass is not taken
-off. It is kind to plain Horovod, whose additions and conversions to half precision it counts as free.
+where possible; all-to-all straight to each peer, one after another. The codec works on one fusion group while another
+travels. What overlaps with the backward pass is not taken off. It is kind to plain Horovod, whose additions and
+conversions to half precision it counts as free.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alq_hvd.config import require_int
 from alq_hvd.errors import ConfigurationError
@@ -81,17 +82,20 @@ class Cost:
         bytes_per_node: sent through a node's port to the network.
         link_seconds: on the wires.
         codec_seconds: encoding and decoding on each rank.
+        messages: fusion groups.
     """
 
     bytes_per_rank: float
     bytes_per_node: float
     link_seconds: float
     codec_seconds: float
+    messages: int = 1
 
     @property
     def seconds(self) -> float:
-        """Return link and codec time, one after the other."""
-        return self.link_seconds + self.codec_seconds
+        """Return the time of a pipeline: the slower of link and codec, and one group of the other."""
+        slower, faster = sorted((self.link_seconds, self.codec_seconds), reverse=True)
+        return slower + faster / self.messages
 
 
 def allreduce(world: World, elements: int, bytes_per_element: float, messages: int = 1) -> Cost:
@@ -110,7 +114,7 @@ def allgather(
     """Return the cost of one shot in which every rank decodes every record."""
     sent = traffic.allgather(world.ranks, bits, bucket_size) * elements
     work = elements / codec.encode + world.ranks * elements / codec.decode
-    return _ring(world, sent, (world.ranks - 1) * messages, work)
+    return replace(_ring(world, sent, (world.ranks - 1) * messages, work), messages=messages)
 
 
 def two_shot(
@@ -130,9 +134,8 @@ def two_shot(
     hops = (ranks - 1) * messages
     seconds = max(world.network.seconds(out_of_node, hops) if world.nodes > 1 else 0.0, world.inside.seconds(inside, 0))
     ring = _ring(world, around, hops, 0.0)
-    return Cost(
-        (ranks - 1) / ranks * first + around, out_of_node + ring.bytes_per_node, seconds + ring.link_seconds, work
-    )
+    sent = (ranks - 1) / ranks * first + around
+    return Cost(sent, out_of_node + ring.bytes_per_node, seconds + ring.link_seconds, work, messages)
 
 
 def hierarchical(
@@ -147,7 +150,7 @@ def hierarchical(
     inside = world.inside.seconds(split.inside_node * elements, 2 * (local - 1) * messages)
     outside = world.network.seconds(between, 2 * (nodes - 1) * messages)
     sent = (split.between_nodes + split.inside_node) * elements
-    return Cost(sent, between, (inside if local > 1 else 0.0) + (outside if nodes > 1 else 0.0), work)
+    return Cost(sent, between, (inside if local > 1 else 0.0) + (outside if nodes > 1 else 0.0), work, messages)
 
 
 def messages_of(elements: int, fusion_elements: int) -> int:

@@ -2,11 +2,14 @@
 
 Usage: rank.py JSON, an object with elements, tensors, repeats and ways: name -> options of alq_hvd.Compression, or null
 for plain Horovod (fp32, fp16).
+
+Ways take turns, repeat by repeat: what slows the machine down for a while slows all of them.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -19,6 +22,71 @@ import torch
 import alq_hvd
 
 WARM_UP = 2
+SMALL_MESSAGES = 20
+
+
+class Way:
+    """Average the same gradients again and again, in one way.
+
+    Args:
+        name: of the way, which no other way has.
+        options: of ``alq_hvd.Compression``; ``None`` for plain Horovod.
+        elements: coordinates of each gradient.
+        tensors: how many gradients.
+    """
+
+    def __init__(self, name: str, options: dict[str, Any] | None, elements: int, tensors: int) -> None:
+        self.name = name
+        self.parameters = [(f"p{index}", torch.nn.Parameter(torch.zeros(elements))) for index in range(tensors)]
+        for index, (_, parameter) in enumerate(self.parameters):
+            parameter.grad = torch.from_numpy(draw(hvd.rank(), index, elements))
+        self.compression = self._compression(options)
+        self.seconds: list[float] = []
+        self.bytes: list[int] = []
+        self.result: list[torch.Tensor] = []
+
+    def _compression(self, options: dict[str, Any] | None) -> Any:
+        if options is None:
+            return hvd.Compression.fp16 if self.name == "fp16" else hvd.Compression.none
+        settings = {**options, "bits": tuple(options["bits"]) if isinstance(options["bits"], list) else options["bits"]}
+        method = getattr(alq_hvd.Compression, settings.pop("method"))
+        return method(named_parameters=self.parameters, name=self.name, **settings)
+
+    def reduce(self) -> None:
+        """Average the gradients in the order in which ``hvd.DistributedOptimizer`` calls."""
+        started = []
+        for name, parameter in self.parameters:
+            compressed, context = self.compression.compress(parameter.grad)
+            # The optimizer reduces a gradient in place; here the gradient is kept for the next repeat.
+            compressed = compressed.clone() if compressed is parameter.grad else compressed
+            handle = hvd.allreduce_async_(compressed, name=f"{self.name}.{name}", op=hvd.Average)
+            started.append((handle, context))
+        self.result = [self.compression.decompress(hvd.synchronize(handle), context) for handle, context in started]
+
+    def measure(self) -> None:
+        """Reduce once; note the seconds, and the bytes that have left when every rank is done."""
+        hvd.barrier()
+        before, start = sent(), time.perf_counter()
+        self.reduce()
+        self.seconds.append(time.perf_counter() - start)
+        hvd.barrier()
+        self.bytes.append(sent() - before)
+
+    def outcome(self) -> dict[str, Any]:
+        """Return what was measured, the error of the mean, and what the compression says of itself."""
+        elements = self.parameters[0][1].numel()
+        exact = np.mean([draw(rank, 0, elements) for rank in range(hvd.size())], axis=0, dtype=np.float64)
+        off = self.result[0].double().numpy() - exact
+        told: dict[str, Any] = {
+            "seconds": self.seconds,
+            "bytes": statistics.median(self.bytes),
+            "error": float((off**2).sum() / (exact**2).sum()),
+        }
+        if hasattr(self.compression, "metrics"):
+            metrics = self.compression.metrics()
+            told |= {"exchange": metrics["exchange"], "break_even": metrics["break_even"]}
+            told["phases"] = {name: spent / metrics["step"] for name, spent in metrics["seconds"].items()}
+        return told
 
 
 def sent() -> int:
@@ -30,61 +98,23 @@ def sent() -> int:
     raise RuntimeError("this host has no eth0")
 
 
-def reduce(way: str, compression: Any, parameters: list[tuple[str, torch.nn.Parameter]]) -> list[torch.Tensor]:
-    """Average the gradients in the order in which ``hvd.DistributedOptimizer`` calls."""
-    started = []
-    for name, parameter in parameters:
-        compressed, context = compression.compress(parameter.grad)
-        # The optimizer reduces a gradient in place; here the gradient is kept for the next repeat.
-        compressed = compressed.clone() if compressed is parameter.grad else compressed
-        handle = hvd.allreduce_async_(compressed, name=f"{way}.{name}", op=hvd.Average)
-        started.append((handle, context))
-    return [compression.decompress(hvd.synchronize(handle), context) for handle, context in started]
-
-
-def measure(way: str, options: dict[str, Any] | None, job: dict[str, Any]) -> dict[str, Any]:
-    """Return seconds of every repeat, bytes sent by this rank in one, and the error of the mean."""
-    size, per_tensor = hvd.size(), job["elements"] // job["tensors"]
-    parameters = [(f"p{index}", torch.nn.Parameter(torch.zeros(per_tensor))) for index in range(job["tensors"])]
-    for index, (_, parameter) in enumerate(parameters):
-        parameter.grad = torch.from_numpy(draw(hvd.rank(), index, per_tensor))
-    if options is None:
-        compression: Any = getattr(hvd.Compression, "none" if way == "fp32" else way)
-    else:
-        settings = {**options, "bits": tuple(options["bits"]) if isinstance(options["bits"], list) else options["bits"]}
-        method = settings.pop("method")
-        compression = getattr(alq_hvd.Compression, method)(named_parameters=parameters, name=way, **settings)
-    for _ in range(WARM_UP):
-        reduce(way, compression, parameters)
-    hvd.barrier()
-    seconds: list[float] = []
-    before = sent()
-    for _ in range(job["repeats"]):
-        start = time.perf_counter()
-        result = reduce(way, compression, parameters)
-        seconds.append(time.perf_counter() - start)
-    counted = sent() - before
-    hvd.barrier()
-    exact = np.mean([draw(rank, 0, per_tensor) for rank in range(size)], axis=0, dtype=np.float64)
-    off = result[0].double().numpy() - exact
-    outcome = {
-        "seconds": seconds,
-        "bytes": counted / job["repeats"],
-        "error": float((off**2).sum() / (exact**2).sum()),
-    }
-    if options is not None:
-        metrics = compression.metrics()
-        outcome |= {"exchange": metrics["exchange"], "break_even": metrics["break_even"]}
-        outcome["phases"] = {name: spent / metrics["step"] for name, spent in metrics["seconds"].items()}
-    return outcome
-
-
 def idle() -> float:
     """Return how many bytes a second this rank sends while nothing is reduced: Horovod's ranks ask each other."""
     hvd.barrier()
     start, before = time.perf_counter(), sent()
     time.sleep(1)
     return (sent() - before) / (time.perf_counter() - start)
+
+
+def small_message() -> float:
+    """Return the seconds of a collective that carries next to nothing."""
+    nothing, times = torch.zeros(8, dtype=torch.uint8), []
+    for _ in range(SMALL_MESSAGES):
+        hvd.barrier()
+        start = time.perf_counter()
+        hvd.allgather(nothing, name="small")
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def draw(rank: int, index: int, elements: int) -> np.ndarray:
@@ -94,8 +124,22 @@ def draw(rank: int, index: int, elements: int) -> np.ndarray:
     return (common + own).astype(np.float32)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Measure what the first argument asks for."""
     hvd.init()
-    asked = json.loads(sys.argv[1])
-    outcomes = {way: measure(way, options, asked) for way, options in asked["ways"].items()}
-    print(json.dumps({"ways": outcomes, "idle_bytes_per_second": idle()}))
+    job = json.loads(sys.argv[1])
+    per_tensor = job["elements"] // job["tensors"]
+    ways = [Way(name, options, per_tensor, job["tensors"]) for name, options in job["ways"].items()]
+    for way in ways:
+        for _ in range(WARM_UP):
+            way.reduce()
+    for _ in range(job["repeats"]):
+        for way in ways:
+            way.measure()
+    outcomes = {way.name: way.outcome() for way in ways}
+    told = {"ways": outcomes, "idle_bytes_per_second": idle(), "small_message_seconds": small_message()}
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

@@ -72,7 +72,13 @@ def test_time_is_bytes_over_rate_plus_hops_and_work() -> None:
     sent = cost.two_shot(world, 10**6, (4, 4), 8192, CodecSpeed(1e8, 2e8), messages=3)
     assert sent.link_seconds == pytest.approx(8 * sent.bytes_per_rank / 1e8 + 3 * 6 * 1e-3)
     assert sent.codec_seconds == pytest.approx(1.25 * 0.01 + 2 * 0.005)
-    assert sent.seconds == sent.link_seconds + sent.codec_seconds
+    assert sent.seconds == pytest.approx(sent.link_seconds + sent.codec_seconds / 3)
+
+
+def test_the_codec_works_on_one_group_while_another_travels() -> None:
+    assert cost.Cost(0, 0, link_seconds=1.0, codec_seconds=0.4, messages=4).seconds == pytest.approx(1.1)
+    assert cost.Cost(0, 0, link_seconds=0.4, codec_seconds=1.0, messages=4).seconds == pytest.approx(1.1)
+    assert cost.Cost(0, 0, link_seconds=0.4, codec_seconds=1.0).seconds == pytest.approx(1.4)
 
 
 def test_ranks_that_share_a_port_share_its_rate_in_an_all_to_all() -> None:
