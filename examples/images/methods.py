@@ -106,7 +106,9 @@ class Meter:
     def summary(self) -> dict[str, Any]:
         """Return what the report needs at the end of a run."""
         if self._metrics is None:
-            return {"bytes_per_step": self._ring_bytes(), "bytes_are": "computed", "adaptations": []}
+            # Nothing was measured or exchanged, whatever options of ours the command line had.
+            nothing = {"exchange": None, "break_even": None}
+            return {"bytes_per_step": self._ring_bytes(), "bytes_are": "computed", "adaptations": [], **nothing}
         now = self._metrics()
         return {
             "bytes_per_step": now["bytes_total"] / max(now["step"], 1),
