@@ -40,7 +40,7 @@ def build(options: argparse.Namespace, model: torch.nn.Module) -> Any:
         measure_every=options.log_every,
         schedule=options.adapt_at or options.adapt_every,
         rotate=options.rotate or None,  # None: as the method has it
-        break_even=options.break_even,
+        break_even=options.measure_break_even,
         named_parameters=model.named_parameters(),
     )
 

@@ -41,6 +41,7 @@ def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | 
     )
     method.add_argument(
         "--break-even",
+        dest="measure_break_even",  # a run's record keeps what came of it under the plain name
         action="store_true",
         help="measure first, and leave gradients to plain Horovod where compression would not pay, as it does not on "
         "one machine (default: compress in any case)",

@@ -49,3 +49,8 @@ def test_a_run_gets_a_label_and_a_folder(arguments: list[str], label: str, outpu
 
 def test_no_progress_is_the_short_form() -> None:
     assert parse_options(METHODS, ["--no-progress"]).progress == "none"
+
+
+def test_compression_is_measured_against_plain_horovod_only_when_asked() -> None:
+    assert parse_options(METHODS, []).measure_break_even is False
+    assert parse_options(METHODS, ["--break-even"]).measure_break_even is True
