@@ -7,17 +7,19 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from alq_hvd.adaptation.shot import AdaptiveShot
-from alq_hvd.codec.base import Codec, FloatArray
+from alq_hvd.codec.base import Codec, Values
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.nodes import nodes_of, useful_nodes
-from alq_hvd.errors import StateError
-from alq_hvd.exchange.base import ExchangeFunction, InFlight, Shot, Task
+from alq_hvd.errors import StateError, WireFormatError
+from alq_hvd.exchange.base import ExchangeFunction, Shot, Task
 from alq_hvd.exchange.choice import AUTO, COLLECTIVES, FLAT, HIERARCHICAL, SHOTS, choose, function
 from alq_hvd.exchange.hierarchical import Hierarchical
+from alq_hvd.exchange.in_flight import GroupsInFlight
 from alq_hvd.exchange.trial import Stock, settle
 from alq_hvd.ledger import Ledger
 from alq_hvd.levels import Levels
@@ -38,7 +40,7 @@ class Aggregator:
 
     Args:
         options: shared by all ranks.
-        codec: turns groups into records.
+        codec: turns groups into records, but for those that are started with another one.
         sampled: levels are fitted to what ``sample`` is given, not to the gradients of the scheduled step.
 
     Attributes:
@@ -57,8 +59,9 @@ class Aggregator:
         self._communicator: Communicator | None = None
         self._control: Communicator | None = None
         self._sum_over_ranks: ExchangeFunction | None = None
-        self._in_flight: dict[int, InFlight] = {}
         self.ledger = Ledger()
+        self._in_flight = GroupsInFlight(self.ledger)
+        self._used: list[Codec] = []  # in the open step
         self.step = 0
         self.exchange = ""
         self.decision: Decision | None = None
@@ -83,11 +86,12 @@ class Aggregator:
         if self.exchange == HIERARCHICAL:
             nodes = nodes_of(communicator, options.ranks_per_node, f"{options.name}.nodes")
         self._sum_over_ranks = function(self.exchange, nodes)
-        self._in_flight, self._gathered, self.decision = {}, False, None
+        self._in_flight, self._used = GroupsInFlight(self.ledger), []
+        self._gathered, self.decision = False, None
         for shot in self.shots:
             shot.forget()
 
-    def settle(self, groups: Sequence[int], stock: Stock) -> Decision:
+    def settle(self, groups: Sequence[int], stock: Stock, codec: Codec | None = None) -> Decision:
         """Time plain Horovod and the exchanges that the options allow, and use what the leader decides.
 
         A loaded state that as many ranks had saved brings its decision: a resumed run is the same run.
@@ -97,13 +101,15 @@ class Aggregator:
         Args:
             groups: elements of each fusion group of a step.
             stock: plain Horovod.
+            codec: to measure with; the one given to ``Aggregator`` when ``None``.
         """
         assert self._communicator is not None
         exchanges, size = self._candidates(), self._communicator.size
         if self.remembered is not None and self.remembered["ranks"] == size:
             decision = Decision(self.remembered["choice"], self.remembered["seconds"])
         else:
-            nothing = replace(self._task("trial", _NO_GROUP), ledger=Ledger(), observe=lambda shot, values, key: None)
+            task = self._task("trial", _NO_GROUP, codec or self._codec)
+            nothing = replace(task, ledger=Ledger(), observe=lambda shot, values, key: None)
             decision = settle(nothing, exchanges, groups, stock)
         self.decision, self.remembered = decision, {"ranks": size, **decision.as_json()}
         if decision.choice != PLAIN:
@@ -141,41 +147,52 @@ class Aggregator:
         """Return whether the open step's gradients fit the next levels."""
         return self._method.policy.adapts and self.step in self._schedule
 
-    def start(self, group: int, values: FloatArray) -> None:
-        """Encode ``values`` float32[elements] and start their exchange; they may be overwritten afterwards."""
+    def start(self, group: int, values: Values, codec: Codec | None = None) -> None:
+        """Encode ``values`` and start their exchange; they belong to it until ``result`` has written the sum there.
+
+        Args:
+            group: the same number for the same gradients on every rank.
+            values: of the group, where ``codec`` takes them.
+            codec: of this group; the one given to ``Aggregator`` when ``None``.
+        """
         assert self._sum_over_ranks is not None
-        task = self._task(f"group{group}", group)
+        codec = codec or self._codec
+        if codec not in self._used:
+            self._used.append(codec)
+        task = self._task(f"group{group}", group, codec)
         self._gathered |= self.gathers_statistics
-        self._in_flight[group] = InFlight(self._sum_over_ranks(values, task), self.ledger)
+        self._in_flight.start(group, self._sum_over_ranks(values, task), values)
 
     def advance(self) -> None:
         """Move every group forward whose collective has arrived, without waiting."""
-        for exchange in self._in_flight.values():
-            exchange.advance()
+        self._in_flight.advance()
 
-    def result(self, group: int, scale: float) -> FloatArray:
-        """Wait for ``group`` and return float32[elements]: ``scale`` times the sum of the quantised gradients."""
-        self._start_last_collectives()
-        return self._in_flight.pop(group).finish(scale)
+    def result(self, group: int, scale: float) -> Values:
+        """Wait for ``group`` and return its values, where ``scale`` times the sum of the quantised gradients now is.
 
-    def _start_last_collectives(self) -> None:
-        """Bring every group to its last collective, in an order that all ranks share.
-
-        Ranks ask for results in different orders. A rank that waited for one group's sums while another rank waits for
-        another group's would wait forever: neither would start what the other needs.
+        On a device the sum may still be on its way there, and whether it was damaged shows at ``end_step``.
         """
-        for arrived in range(1, COLLECTIVES[self.exchange]):
-            for group in sorted(self._in_flight):
-                self._in_flight[group].reach(arrived)
-                self.advance()
+        return self._in_flight.finish(group, scale, COLLECTIVES[self.exchange])
 
-    def sample(self, values: FloatArray) -> None:
-        """Let a group of a sampled gradient, float32[elements], count for the next levels: before ``end_step``."""
+    def sample(self, values: Values, codec: Codec | None = None) -> None:
+        """Let a group of a sampled gradient count for the next levels: before ``end_step``."""
         with self.ledger.timed("adapt"):
-            self.shots[0].gather(self._codec, values)
+            self.shots[0].gather(codec or self._codec, values)
 
     def end_step(self) -> None:
-        """Close the step; at a scheduled one fit the levels of the next, together with all ranks."""
+        """Close the step; at a scheduled one fit the levels of the next, together with all ranks.
+
+        Raises:
+            WireFormatError: a device found that a record of this step was damaged: its results must not be used. This
+                waits for the device, once a step.
+        """
+        for codec in self._used:
+            try:
+                codec.raise_for_damage()
+            except WireFormatError as damage:
+                assert self._communicator is not None
+                raise WireFormatError(f"rank {self._communicator.rank}, step {self.step}: {damage}") from damage
+        self._used = []
         if self._gathered:
             assert self._control is not None
             with self.ledger.timed("adapt"):
@@ -187,20 +204,20 @@ class Aggregator:
         self.ledger.end_step()
         self.step += 1
 
-    def _observe(self, shot: int, values: FloatArray, key: StreamKey) -> None:
+    def _observe(self, codec: Codec, shot: int, values: Values, key: StreamKey) -> None:
         if self.gathers_statistics and not (self._sampled and shot == 0):
             with self.ledger.timed("adapt"):
-                self.shots[shot].gather(self._codec, values)
+                self.shots[shot].gather(codec, values)
         if self.gathers_statistics or self.step % self._options.measure_every == 0:
-            self.shots[shot].measure(self._codec, values, key)
+            self.shots[shot].measure(codec, values, key)
 
-    def _task(self, name: str, group: int) -> Task:
+    def _task(self, name: str, group: int, codec: Codec) -> Task:
         assert self._communicator is not None
         return Task(
-            codec=self._codec,
+            codec=codec,
             communicator=self._communicator,
             shots=tuple(Shot(shot.config, shot.levels) for shot in self.shots),
-            observe=self._observe,
+            observe=partial(self._observe, codec),
             ledger=self.ledger,
             name=f"{self._options.name}.{name}",
             seed=self._options.seed,

@@ -14,16 +14,16 @@ from typing import Any
 
 from alq_hvd import backends
 from alq_hvd.aggregator import Aggregator
-from alq_hvd.codec.choice import choose_codec
+from alq_hvd.codec.choice import Codecs
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.horovod import HorovodCommunicator
 from alq_hvd.connection import join, rival
 from alq_hvd.errors import CallOrderError, ConfigurationError, UnsupportedReduction
-from alq_hvd.fusion import FusionBuffers, Sampler, is_dense_float, require_convertible, sampled_groups
+from alq_hvd.fusion import FusionGroups, Sampler, is_dense_float, require_all, require_convertible, sampled_groups
 from alq_hvd.handshake import agree_on_configuration, fingerprint
 from alq_hvd.ledger import ring_bytes
 from alq_hvd.options import Options
-from alq_hvd.plan import CallOrderKeys, FusionPlan, IdentityKeys, Keys, Slot
+from alq_hvd.plan import FusionPlan, Slot, keys
 from alq_hvd.planning.break_even import PLAIN
 from alq_hvd.probe import PROBE_BYTES, PROBE_LENGTH, Probe
 from alq_hvd.tickets import Passed, Ticket
@@ -49,6 +49,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         sample_gradients: fit levels to the gradients this returns, minibatch by minibatch, instead of to those of the
             scheduled step; the paper draws ten minibatches for it. Called on every rank at the end of a scheduled
             step; use ``torch.autograd.grad``, which leaves ``parameter.grad`` and Horovod's hooks alone.
+        codecs: replaces the codecs that the options name (devices that stand for GPUs in tests).
     """
 
     def __init__(
@@ -58,28 +59,26 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         process_set: Any = None,
         communicator: Communicator | None = None,
         sample_gradients: Sampler | None = None,
+        codecs: Codecs | None = None,
     ) -> None:
         if sample_gradients is not None and named_parameters is None:
             raise ConfigurationError("sample_gradients: expected named_parameters beside it, which name the gradients")
         self.options = options
         self._sample_gradients = sample_gradients
         self._exact = options.resolve().exact
-        self._keys: Keys
-        if named_parameters is None:
-            self._keys = CallOrderKeys(options.min_elements, options.fusion_elements)
-        else:
-            self._keys = IdentityKeys(list(named_parameters), options.min_elements, options.fusion_elements)
+        self._codecs = codecs or Codecs(options.codec, options.quantisers)
+        self._keys = keys(named_parameters, options.min_elements, options.fusion_elements, self._codecs.place)
         self._process_set = process_set
         self._communicator = communicator
-        self._aggregator = Aggregator(options, choose_codec(options.codec), sampled=sample_gradients is not None)
+        self._aggregator = Aggregator(options, self._codecs.host, sampled=sample_gradients is not None)
         self._configuration = fingerprint({**options.shared(), "alq_hvd": __version__})
         self._torch = backends.torch()
         self._ledger = self._aggregator.ledger
         self._rank, self._size = 0, 0  # of the world agreed with; 0 ranks: none yet
-        self._buffers: FusionBuffers | None = None  # of the plan that all ranks have agreed on
+        self._groups: FusionGroups | None = None  # of the plan that all ranks have agreed on
         self._staged: list[Any] = []  # gradients of the first step, while call order is being learnt
         self._sparse: list[Slot] = []
-        self._results: dict[int, Any] = {}
+        self._decoded: set[int] = set()  # groups
         self._outstanding = 0
         self._delivering = False
         self._plain = False  # measured: compression would not pay
@@ -89,8 +88,9 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         """Start the exchange of a gradient, and return what Horovod shall reduce in its place.
 
         Args:
-            tensor: a gradient; integer, sparse and small ones, and tensors that are no parameter's gradient, are
-                returned as they are for Horovod to reduce exactly.
+            tensor: a gradient, which its reduced value overwrites, as Horovod's own in-place all-reduce does; integer,
+                sparse and small ones, and tensors that are no parameter's gradient, are returned as they are for
+                Horovod to reduce exactly.
 
         Raises:
             UnsupportedReduction: ``tensor`` is a parameter itself, which is how Adasum's optimizer calls.
@@ -112,14 +112,14 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
                 f"rank {self._rank}: a gradient arrived while those of step {self._aggregator.step} are still being "
                 "delivered. Give every optimizer its own alq_hvd.Compression"
             )
-        if self._keys.plan is not None and self._buffers is None:
+        if self._keys.plan is not None and self._groups is None:
             self._agree_on_plan(self._keys.plan)
         slot = None if self._plain else self._keys.locate(tensor)
         if slot is None:
             return self._pass(tensor)
         require_convertible(tensor)
-        if self._buffers is None:
-            self._staged.append(tensor.detach().reshape(-1).to("cpu", torch.float32, copy=True))
+        if self._groups is None:
+            self._staged.append(tensor)
         else:
             self._fill(slot, tensor)
             self._aggregator.advance()
@@ -133,8 +133,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             step=self._aggregator.step,
         )
         self._ledger.sent(ring_bytes(self._size, PROBE_BYTES))
-        ticket = Ticket(slot.index, slot.name, tensor.shape, tensor.dtype, tensor.device, probe)
-        return torch.tensor(probe.values(), dtype=torch.float32), ticket
+        return torch.tensor(probe.values(), dtype=torch.float32), Ticket(slot.index, slot.name, probe)
 
     def decompress(self, tensor: Any, ctx: Any) -> Any:
         """Return the reduced gradient that belongs to ``ctx``.
@@ -146,7 +145,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         Raises:
             UnsupportedReduction, ConfigurationMismatch, LevelsMismatch, CallOrderError: the probe shows that ranks do
                 not agree, before any wrong number is returned.
-            WireFormatError: a payload was damaged.
+            WireFormatError: a payload was damaged; where gradients are on a device, the last call of a step says so.
             CommunicationTimeout: a payload did not arrive in time.
         """
         if ctx is None:
@@ -162,13 +161,12 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         factor = ctx.probe.check(tensor.tolist(), ctx.name)
         if not self._delivering:
             self._all_gradients_seen()
-        assert self._buffers is not None
-        slot = self._buffers.plan.slots[ctx.index]
-        if slot.group not in self._results:
-            total = self._aggregator.result(slot.group, factor / self._size)
-            self._results[slot.group] = self._torch.from_numpy(total)
-        part = self._results[slot.group][slot.start : slot.stop]
-        gradient = part.reshape(ctx.shape).to(device=ctx.device, dtype=ctx.dtype)
+        assert self._groups is not None
+        slot = self._groups.plan.slots[ctx.index]
+        if slot.group not in self._decoded:
+            self._aggregator.result(slot.group, factor / self._size)
+            self._decoded.add(slot.group)
+        gradient = self._groups.take(slot)
         self._delivered()
         return gradient
 
@@ -190,7 +188,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             measured["levels"] = []
         return {
             **measured,
-            "compressed_elements": sum(self._buffers.plan.group_elements) if self._buffers else 0,
+            "compressed_elements": sum(self._groups.plan.group_elements) if self._groups else 0,
             "passed_through_elements": self._passed_elements_last_step,
         }
 
@@ -219,8 +217,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         if communicator.size == self._size:
             return
         self._rank, self._size = communicator.rank, communicator.size
-        self._buffers = None
-        self._staged, self._results, self._outstanding, self._delivering = [], {}, 0, False
+        self._groups = None
+        self._staged, self._decoded, self._outstanding, self._delivering = [], set(), 0, False
         self._plain = False
         if self._size > 1 and not self._exact:
             self._aggregator.connect(communicator, join(self.options, communicator))
@@ -229,40 +227,34 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         assert self._communicator is not None
         own = {"gradients": plan.describe(), "break_even": self._aggregator.remembered}
         agree_on_configuration(self._communicator, own, f"{self.options.name}.gradients")
-        self._buffers = FusionBuffers(plan)
+        self._groups = FusionGroups(plan, self._codecs)
         stock = rival(self.options, self._communicator)
         if stock is not None and self._aggregator.decision is None and plan.group_elements:
-            self._plain = self._aggregator.settle(plan.group_elements, stock).choice == PLAIN
+            self._plain = self._aggregator.settle(plan.group_elements, stock, self._groups.main_codec).choice == PLAIN
 
     def _fill(self, slot: Slot, gradient: Any) -> None:
-        """Lay a gradient in its fusion group, and start the group's exchange when it is complete."""
-        assert self._buffers is not None
-        group = self._buffers.fill(slot, gradient)
+        """Give a gradient to its fusion group, and start the group's exchange when it is complete."""
+        assert self._groups is not None
+        group = self._groups.fill(slot, gradient)
         if group is not None:
-            self._aggregator.start(slot.group, group)
+            self._aggregator.start(slot.group, group.values(), group.codec)
 
     def _all_gradients_seen(self) -> None:
         """Make sure, at a step's first ``decompress``, that every fusion group is on its way."""
         plan = self._keys.end_of_calls()
-        if self._buffers is None:
+        if self._groups is None:
             self._agree_on_plan(plan)
-        assert self._buffers is not None
+        assert self._groups is not None
         for slot, gradient in zip(plan.slots, self._staged, strict=False):
             self._fill(slot, gradient)
         self._staged = []
-        absent = self._buffers.missing()
+        absent = self._groups.missing()
         # Horovod reduces sparse gradients without asking: their place is empty this once, and gone from the next step.
         self._sparse = [slot for slot in absent if self._keys.is_sparse(slot)]
         for slot in self._sparse:
-            self._fill(slot, self._torch.zeros(slot.elements))
-        missing = [slot.name for slot in absent if slot not in self._sparse]
-        if missing:
-            shown = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
-            raise CallOrderError(
-                f"rank {self._rank}, step {self._aggregator.step}: expected {len(plan.slots)} gradients before the "
-                f"first result is fetched, {len(missing)} are missing: {shown}. Pass to alq_hvd.Compression exactly "
-                "the parameters that this optimizer reduces, and fetch results with optimizer.synchronize() or step()"
-            )
+            self._fill(slot, None)
+        missing = [slot for slot in absent if slot not in self._sparse]
+        require_all(missing, len(plan.slots), self._rank, self._aggregator.step)
         self._delivering = True
 
     def _delivered(self) -> None:
@@ -277,16 +269,16 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
 
     def _end_step(self) -> None:
         self._delivering = False
-        self._results = {}
-        if self._buffers is not None:
+        self._decoded = set()
+        if self._groups is not None:
             if self._sample_gradients is not None and self._aggregator.gathers_statistics:
-                for group in sampled_groups(self._buffers, self._sample_gradients()):
-                    self._aggregator.sample(group)
-            self._buffers.clear()
+                for group in sampled_groups(self._groups, self._sample_gradients()):
+                    self._aggregator.sample(group.values(), group.codec)
+            self._groups.clear()
         self._keys.end_step()
         if self._sparse:
             self._keys.drop(self._sparse)
-            self._sparse, self._buffers = [], None
+            self._sparse, self._groups = [], None
         self._passed_elements_last_step, self._passed_elements = self._passed_elements, 0
         self._aggregator.end_step()
 

@@ -1,4 +1,4 @@
-"""The flat buffers in which the gradients of a fusion group meet, on the host."""
+"""The fusion groups of a plan: gradients go in one by one, and a complete group comes out."""
 
 from __future__ import annotations
 
@@ -6,48 +6,64 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from alq_hvd import backends
-from alq_hvd.codec.base import FloatArray
+from alq_hvd.codec.base import Codec
+from alq_hvd.codec.choice import Codecs
 from alq_hvd.errors import CallOrderError, ConfigurationError, UnsupportedTensor
+from alq_hvd.groups import DeviceGroup, FusionGroup, HostGroup
 from alq_hvd.plan import FusionPlan, Slot
 
 Sampler = Callable[[], Iterable[Mapping[str, Any]]]
 """Return gradients of extra minibatches, each by the names of ``named_parameters``."""
 
 
-class FusionBuffers:
-    """Collect the gradients of one step in float32, group by group.
+class FusionGroups:
+    """Collect the gradients of one step, group by group.
 
     Args:
         plan: where each gradient goes; agreed by all ranks.
+        codecs: give each group the codec of the place where its gradients live.
     """
 
-    def __init__(self, plan: FusionPlan) -> None:
-        torch = backends.torch()
+    def __init__(self, plan: FusionPlan, codecs: Codecs) -> None:
         self.plan = plan
-        self._buffers = [torch.empty(size, dtype=torch.float32) for size in plan.group_elements]
+        self._groups: list[FusionGroup] = [
+            HostGroup(codecs.host, elements) if place is None else DeviceGroup(codecs.on(place))
+            for elements, place in zip(plan.group_elements, plan.group_places, strict=True)
+        ]
         self._filled: list[set[int]] = [set() for _ in plan.group_elements]
 
-    def fill(self, slot: Slot, gradient: Any) -> FloatArray | None:
-        """Copy ``gradient`` into its place; return the group, float32[elements], when that made it complete.
+    @property
+    def main_codec(self) -> Codec:
+        """Return the codec of the largest group."""
+        sizes = self.plan.group_elements
+        return self._groups[sizes.index(max(sizes))].codec
 
-        The returned array is overwritten in the next step.
+    def fill(self, slot: Slot, gradient: Any) -> FusionGroup | None:
+        """Give ``gradient`` to its group; return the group when that made it complete.
+
+        Args:
+            slot: of the gradient.
+            gradient: a tensor, or ``None`` for one that never came, which counts as zeros.
 
         Raises:
             CallOrderError: the place is taken.
         """
-        filled = self._filled[slot.group]
+        filled, group = self._filled[slot.group], self._groups[slot.group]
         if slot.index in filled:
             raise CallOrderError(
                 f"gradient {slot.name} was handed over twice in one step. Give every optimizer its own "
                 "alq_hvd.Compression, and call optimizer.step() or synchronize() once a step"
             )
-        buffer = self._buffers[slot.group]
-        buffer[slot.start : slot.stop].copy_(gradient.detach().reshape(-1))
+        if gradient is None:
+            group.put_zeros(slot)
+        else:
+            group.put(slot, gradient)
         filled.add(slot.index)
-        if len(filled) < self.plan.group_slots[slot.group]:
-            return None
-        group: FloatArray = buffer.numpy()
-        return group
+        return group if len(filled) == self.plan.group_slots[slot.group] else None
+
+    def take(self, slot: Slot) -> Any:
+        """Return the sum for ``slot``, once its group's sum has been decoded."""
+        return self._groups[slot.group].take(slot)
 
     def missing(self) -> list[Slot]:
         """Return the places that are still empty."""
@@ -55,30 +71,42 @@ class FusionBuffers:
 
     def clear(self) -> None:
         """Empty every place for the next step."""
-        for filled in self._filled:
+        for filled, group in zip(self._filled, self._groups, strict=True):
             filled.clear()
+            group.clear()
 
 
-def sampled_groups(buffers: FusionBuffers, samples: Iterable[Mapping[str, Any]]) -> Iterator[FloatArray]:
+def sampled_groups(groups: FusionGroups, samples: Iterable[Mapping[str, Any]]) -> Iterator[FusionGroup]:
     """Lay the gradients of extra minibatches out in fusion groups, as those of a step are, and yield each group.
 
     Args:
-        buffers: are overwritten; the step's own gradients must be on their way.
+        groups: are overwritten; the step's own gradients must have been given back.
         samples: gradients by name, one mapping a minibatch.
 
     Raises:
         ConfigurationError: a sample lacks a gradient.
     """
     for gradients in samples:
-        buffers.clear()
-        for slot in buffers.plan.slots:
+        groups.clear()
+        for slot in groups.plan.slots:
             if slot.name not in gradients:
                 raise ConfigurationError(
                     f"sample_gradients: expected a gradient of {slot.name} in every sample, got {len(gradients)} others"
                 )
-            group = buffers.fill(slot, gradients[slot.name])
+            group = groups.fill(slot, gradients[slot.name])
             if group is not None:
                 yield group
+
+
+def require_all(slots: list[Slot], expected: int, rank: int, step: int) -> None:
+    """Raise ``CallOrderError`` if ``slots``, of ``expected``, got no gradient before the first result is fetched."""
+    if slots:
+        shown = ", ".join(slot.name for slot in slots[:5]) + (" ..." if len(slots) > 5 else "")
+        raise CallOrderError(
+            f"rank {rank}, step {step}: expected {expected} gradients before the first result is fetched, "
+            f"{len(slots)} are missing: {shown}. Pass to alq_hvd.Compression exactly the parameters that this "
+            "optimizer reduces, and fetch results with optimizer.synchronize() or step()"
+        )
 
 
 def is_dense_float(tensor: Any) -> bool:

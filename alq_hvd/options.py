@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from alq_hvd.adaptation.schedule import Schedule
+from alq_hvd.codec import choice as codecs
 from alq_hvd.communicator.base import DEFAULT_TIMEOUT
 from alq_hvd.config import DEFAULT_BUCKET_SIZE, MAXIMUM_BUCKET_SIZE, Norm, QuantiserConfig, require_int
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.exchange import choice
 from alq_hvd.methods import Method, method
 from alq_hvd.wire import MAXIMUM_ELEMENTS
-
-CODECS = ("auto", "native", "reference")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +45,8 @@ class Options:
         fusion_elements: coordinates that travel together. More: fewer collectives, less overlap with the backward pass.
         min_elements: smaller gradients are left to Horovod, exact.
         measure_every: steps between two measurements of this rank's quantisation variance.
-        codec: ``"auto"`` (native when compiled), ``"native"`` or ``"reference"``.
+        codec: ``"auto"`` (``"cuda"`` for gradients on a GPU when cupy is installed, else ``"native"`` when compiled),
+            ``"native"``, ``"reference"`` or ``"cuda"``. The bytes are the same, so it may differ between ranks.
         timeout: seconds after which a collective that nobody completes is an error.
         name: prefix of the collectives' names; two compressions of one program need different ones.
 
@@ -86,8 +86,8 @@ class Options:
         if self.ranks_per_node is not None:
             require_int("ranks_per_node", self.ranks_per_node, 1, 2**20)
         self._check_bits()
-        if self.codec not in CODECS:
-            raise ConfigurationError(f"codec: expected one of {', '.join(CODECS)}, got {self.codec!r}")
+        if self.codec not in codecs.NAMES:
+            raise ConfigurationError(f"codec: expected one of {', '.join(codecs.NAMES)}, got {self.codec!r}")
         if not self.timeout > 0:
             raise ConfigurationError(f"timeout: expected a positive number of seconds, got {self.timeout!r}")
         if not self.name:
@@ -132,6 +132,11 @@ class Options:
     def quantiser(self, shot: int = 0) -> QuantiserConfig:
         """Return how coordinates become codes in ``shot``."""
         return self.resolve(shot).quantiser(self.bits_of_shots[shot], self.bucket_size)
+
+    @property
+    def quantisers(self) -> list[QuantiserConfig]:
+        """Return how coordinates become codes in each shot that the exchange may take."""
+        return [self.quantiser(shot) for shot in range(len(self.bits_of_shots))]
 
     def parsed_schedule(self) -> Schedule:
         """Return the schedule as what it was parsed to."""

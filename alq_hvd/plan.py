@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,30 +41,52 @@ class FusionPlan:
         slots: one a gradient.
         group_elements: length of each group's flat buffer.
         group_slots: how many gradients each group has.
+        group_places: where each group's gradients live.
     """
 
     slots: tuple[Slot, ...]
     group_elements: tuple[int, ...]
     group_slots: tuple[int, ...]
+    group_places: tuple[Any, ...] = ()
 
     @classmethod
-    def build(cls, gradients: Iterable[tuple[str, int]], fusion_elements: int) -> FusionPlan:
-        """Fill groups up to ``fusion_elements`` coordinates; a larger gradient gets a group of its own."""
+    def build(
+        cls, gradients: Iterable[tuple[str, int]], fusion_elements: int, places: Sequence[Any] | None = None
+    ) -> FusionPlan:
+        """Fill groups up to ``fusion_elements`` coordinates; a larger gradient gets a group of its own.
+
+        Args:
+            gradients: name and number of coordinates of each.
+            fusion_elements: of a group.
+            places: where each gradient lives, ``None`` for the host, which is where all live without this argument. A
+                group stays in one place: it is encoded there.
+        """
         slots: list[Slot] = []
         elements: list[int] = []
         counts: list[int] = []
+        group_places: list[Any] = []
         for index, (name, size) in enumerate(gradients):
-            if not elements or elements[-1] + size > fusion_elements:
+            place = places[index] if places else None
+            if not elements or elements[-1] + size > fusion_elements or group_places[-1] != place:
                 elements.append(0)
                 counts.append(0)
+                group_places.append(place)
             slots.append(Slot(index, name, len(elements) - 1, elements[-1], size))
             elements[-1] += size
             counts[-1] += 1
-        return cls(tuple(slots), tuple(elements), tuple(counts))
+        return cls(tuple(slots), tuple(elements), tuple(counts), tuple(group_places))
 
     def describe(self) -> list[list[Any]]:
-        """Return the names and sizes on which all ranks must agree."""
-        return [[slot.name, slot.elements] for slot in self.slots]
+        """Return the names, sizes and groups on which all ranks must agree."""
+        return [[slot.name, slot.elements, f"group {slot.group}"] for slot in self.slots]
+
+
+PlaceOf = Callable[[Any], Any]
+"""Return where a tensor is to be encoded: a device, or ``None`` for the host."""
+
+
+def on_host(tensor: Any) -> None:
+    """Encode every tensor on the host."""
 
 
 class Keys(Protocol):
@@ -103,9 +125,17 @@ class IdentityKeys:
         named_parameters: pairs of name and torch parameter, in model order.
         min_elements: smaller gradients are left to Horovod.
         fusion_elements: size of a fusion group.
+        place_of: tells where a tensor is to be encoded; on the host without it. It is asked when the plan is first
+            needed, by when the model has been moved to where it is trained.
     """
 
-    def __init__(self, named_parameters: Sequence[tuple[str, Any]], min_elements: int, fusion_elements: int) -> None:
+    def __init__(
+        self,
+        named_parameters: Sequence[tuple[str, Any]],
+        min_elements: int,
+        fusion_elements: int,
+        place_of: PlaceOf = on_host,
+    ) -> None:
         names = [name for name, _ in named_parameters]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
@@ -117,18 +147,23 @@ class IdentityKeys:
         ]
         self._min_elements = min_elements
         self._fusion_elements = fusion_elements
+        self._place_of = place_of
         self._lay_out(kept)
 
     def _lay_out(self, kept: list[tuple[str, Any]]) -> None:
         self._kept = kept
-        self._plan = FusionPlan.build([(name, parameter.numel()) for name, parameter in kept], self._fusion_elements)
+        self._plan: FusionPlan | None = None
         # Hooks fire in much the same order every step: after gradient i, try the one that followed it last time.
         self._follower = [*range(1, len(kept)), 0]
         self._last = len(kept) - 1
 
     @property
     def plan(self) -> FusionPlan:
-        """Return the plan, known from the start."""
+        """Return the plan, made when it is first asked for."""
+        if self._plan is None:
+            sizes = [(name, parameter.numel()) for name, parameter in self._kept]
+            places = [self._place_of(parameter) for _, parameter in self._kept]
+            self._plan = FusionPlan.build(sizes, self._fusion_elements, places)
         return self._plan
 
     def locate(self, tensor: Any) -> Slot | None:
@@ -144,11 +179,11 @@ class IdentityKeys:
             else:
                 return None
         self._last = guess
-        return self._plan.slots[guess]
+        return self.plan.slots[guess]
 
     def end_of_calls(self) -> FusionPlan:
         """Return the plan."""
-        return self._plan
+        return self.plan
 
     def is_sparse(self, slot: Slot) -> bool:
         """Return whether the parameter's gradient is sparse."""
@@ -172,13 +207,16 @@ class CallOrderKeys:
     Args:
         min_elements: smaller gradients are left to Horovod.
         fusion_elements: size of a fusion group.
+        place_of: tells where a tensor is to be encoded; on the host without it.
     """
 
-    def __init__(self, min_elements: int, fusion_elements: int) -> None:
+    def __init__(self, min_elements: int, fusion_elements: int, place_of: PlaceOf = on_host) -> None:
         self._min_elements = min_elements
         self._fusion_elements = fusion_elements
+        self._place_of = place_of
         self._plan: FusionPlan | None = None
         self._seen: list[int] = []
+        self._places: list[Any] = []
 
     @property
     def plan(self) -> FusionPlan | None:
@@ -193,6 +231,7 @@ class CallOrderKeys:
         position = len(self._seen)
         self._seen.append(elements)
         if self._plan is None:
+            self._places.append(self._place_of(tensor))
             return Slot(position, f"number {position}", 0, sum(self._seen[:-1]), elements)
         slots = self._plan.slots
         if position >= len(slots) or slots[position].elements != elements:
@@ -207,7 +246,7 @@ class CallOrderKeys:
         """Return the plan, made of the calls of the first step."""
         if self._plan is None:
             sizes = [(f"number {position}", size) for position, size in enumerate(self._seen)]
-            self._plan = FusionPlan.build(sizes, self._fusion_elements)
+            self._plan = FusionPlan.build(sizes, self._fusion_elements, self._places)
         return self._plan
 
     def is_sparse(self, slot: Slot) -> bool:
@@ -220,3 +259,12 @@ class CallOrderKeys:
     def end_step(self) -> None:
         """Start the next step at position 0."""
         self._seen = []
+
+
+def keys(
+    named_parameters: Iterable[tuple[str, Any]] | None, min_elements: int, fusion_elements: int, place_of: PlaceOf
+) -> Keys:
+    """Return ``IdentityKeys`` of ``named_parameters``, or ``CallOrderKeys`` without them."""
+    if named_parameters is None:
+        return CallOrderKeys(min_elements, fusion_elements, place_of)
+    return IdentityKeys(list(named_parameters), min_elements, fusion_elements, place_of)

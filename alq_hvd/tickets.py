@@ -10,13 +10,10 @@ from alq_hvd.probe import Probe
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Name the gradient a probe stands for, and the form in which it must come back."""
+    """Name the gradient that a probe stands for."""
 
     index: int
     name: str
-    shape: Any
-    dtype: Any
-    device: Any
     probe: Probe
 
 

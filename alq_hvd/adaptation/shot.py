@@ -6,10 +6,8 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from alq_hvd.adaptation.agreement import LEADER, agree
-from alq_hvd.codec.base import Codec, FloatArray
+from alq_hvd.codec.base import Codec, Values
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.config import QuantiserConfig
@@ -60,20 +58,19 @@ class AdaptiveShot:
         self._statistics = GradientStatistics.empty(self._policy.weight_exponent)
         self._squared_error = self._squared_norm = 0.0
 
-    def gather(self, codec: Codec, values: FloatArray) -> None:
-        """Add ``values`` float32[elements] to what the next table is fitted to."""
+    def gather(self, codec: Codec, values: Values) -> None:
+        """Add ``values`` to what the next table is fitted to."""
         self._statistics = self._statistics + codec.statistics(values, self.config, self._policy.weight_exponent)
 
-    def measure(self, codec: Codec, values: FloatArray, key: StreamKey) -> None:
+    def measure(self, codec: Codec, values: Values, key: StreamKey) -> None:
         """Decode this rank's own record and add up its error: a sample of |Q(v) - v|^2 and of |v|^2."""
         layout = RecordLayout(len(values), self.config)
         stamp = Stamp(self.levels.digest, 0, 0)
         record = codec.encode(values, layout, self.levels, key, stamp)
-        decoded = codec.decode_sum([record], layout, self.levels, [stamp], 1.0).astype(np.float64)
-        if np.isfinite(decoded).all():
-            wide = values.astype(np.float64)
-            self._squared_error += float(np.square(decoded - wide).sum())
-            self._squared_norm += float(np.square(wide).sum())
+        measured = codec.arrays.squares(codec.decode_sum([record], layout, self.levels, [stamp], 1.0), values)
+        if measured is not None:
+            self._squared_error += measured[0]
+            self._squared_norm += measured[1]
 
     def adapt(self, control: Communicator, step: int, name: str) -> int:
         """Fit the levels of the next step, together with all ranks, and return how many bytes this rank sent.

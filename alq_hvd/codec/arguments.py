@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alq_hvd.codec.base import FloatArray, Record
+from alq_hvd.codec.arrays import FloatArray, Record
 from alq_hvd.errors import ConfigurationError, UnsupportedTensor
 from alq_hvd.levels import Levels
 from alq_hvd.wire import RecordLayout, Stamp, verify

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from alq_hvd import backends
 from alq_hvd.codec import cuda_structs
 from alq_hvd.codec.cuda_device import Device, Tensor
+from alq_hvd.codec.device_arrays import Parts
 from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import BackendUnavailable, ConfigurationError, UnsupportedTensor, WireFormatError
 from alq_hvd.levels import Levels
@@ -24,7 +24,8 @@ MOST_TABLES = 256
 
 def parts_of(values: Any) -> list[Tensor]:
     """Return the non-empty tensors of a fusion group given as one tensor or several."""
-    parts: list[Tensor] = list(values) if isinstance(values, (list, tuple)) else [values]
+    several = values.tensors if isinstance(values, Parts) else values
+    parts: list[Tensor] = list(several) if isinstance(several, (list, tuple)) else [values]
     return [part for part in parts if part.numel()]
 
 
@@ -80,7 +81,6 @@ class Memory:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._kept: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
-        self._status_word: Tensor = None
 
     def tables(self, levels: Levels, bits: int) -> int:
         """Return the address of the kernels' ``Tables``."""
@@ -106,34 +106,12 @@ class Memory:
         zeros = np.zeros(count * SLOTS, dtype=np.uint32)
         return int(self._keep(("checks", count), lambda: zeros).data_ptr())
 
-    def status(self) -> int:
-        """Return the address of the word in which decoders note damage."""
-        return int(self._status().data_ptr())
-
-    def take_status(self) -> int:
-        """Wait for the device, return that word and clear it."""
-        self._device.synchronize()
-        word = self._status()
-        found = int(word.view(backends.torch().int32)[0])
-        word.zero_()
-        return found
-
-    def _status(self) -> Tensor:
-        if self._status_word is None:
-            self._status_word = self._device.upload(np.zeros(1, dtype=np.uint32))
-            self._device.synchronize()  # once: whichever stream decodes first, the word is there
-        return self._status_word
-
     def _pair(self, key: tuple[Any, ...], data: np.ndarray, words: np.ndarray) -> tuple[int, int]:
         both = self._keep(key, lambda: np.concatenate([data.view(np.uint32), words]))
         return int(both.data_ptr()), int(both.data_ptr()) + 8 * len(data)
 
     def _keep(self, key: tuple[Any, ...], make: Callable[[], np.ndarray]) -> Tensor:
-        """Return the device's copy of an array, made on first use; the least recently used of many is dropped.
-
-        Each stream has copies of its own: another stream would not know when the copy has arrived.
-        """
-        key = (*key, self._device.stream)
+        """Return the device's copy of an array, made on first use; the least recently used of many is dropped."""
         if key not in self._kept:
             self._kept[key] = self._device.upload(make())
             while len(self._kept) > MOST_TABLES:

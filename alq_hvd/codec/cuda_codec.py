@@ -11,30 +11,32 @@ import numpy as np
 from alq_hvd import backends
 from alq_hvd.codec import cuda_structs
 from alq_hvd.codec.cuda_arguments import TYPES, Memory, parts_of, require_kernels, require_parts, require_records
+from alq_hvd.codec.cuda_damage import Damage
 from alq_hvd.codec.cuda_device import CudaDevice, Device, Tensor
 from alq_hvd.codec.cuda_kernels import WARPS
+from alq_hvd.codec.cuda_stream import StreamOrder
+from alq_hvd.codec.device_arrays import DeviceArrays, Parts
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.config import QuantiserConfig
-from alq_hvd.errors import WireFormatError
 from alq_hvd.levels import Levels
 from alq_hvd.statistics import BINS, BINS_PER_OCTAVE_LOG2, BINS_PER_SIDE, OCTAVES, GradientStatistics
 from alq_hvd.wire import RecordLayout, Stamp
-
-_DAMAGE = {1: "a header that differs from the expected one", 2: "a checksum that does not fit the bytes"}
 
 
 @dataclass(frozen=True, slots=True)
 class CudaCodec:
     """Encode and decode CUDA tensors on PyTorch's current stream.
 
-    It mirrors ``Codec`` with CUDA tensors for arrays: values are one tensor, or the tensors of a fusion group one after
-    another, float32, float16 or bfloat16; a record is torch.uint8[layout.record_bytes]. Nothing is copied to the host
-    and nothing waits, so a damaged record is found by ``raise_for_damage``. Tables of levels and of addresses are
+    It is a ``Codec`` of CUDA tensors: values are one tensor, or the tensors of a fusion group one after another,
+    float32, float16 or bfloat16; a record is torch.uint8[layout.record_bytes]. Nothing is copied to the host and
+    nothing waits, so a damaged record is found by ``raise_for_damage``. What is started keeps the order of the calls,
+    whichever stream is current. Tables of levels and of addresses are
     copied to the device when they change; memory comes from PyTorch's caching allocator, so warm calls allocate
     nothing new.
 
     Attributes:
         device: where the tensors are.
+        order: of what the codec starts; whoever hands it tensors made on another stream enters it then.
 
     Raises:
         BackendUnavailable: when torch or cupy is missing.
@@ -42,14 +44,20 @@ class CudaCodec:
 
     device: Device = field(default_factory=CudaDevice)
     name: str = "cuda"
+    order: StreamOrder = field(init=False, repr=False)
+    arrays: DeviceArrays = field(init=False, repr=False)
     _memory: Memory = field(init=False, repr=False)
+    _damage: Damage = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_memory", Memory(self.device))
+        order, damage = StreamOrder(self.device), Damage(self.device)
+        made = {"order": order, "arrays": DeviceArrays(self.device, order, damage), "_damage": damage}
+        for name, value in {**made, "_memory": Memory(self.device)}.items():
+            object.__setattr__(self, name, value)
 
     def encode(
         self,
-        values: Tensor | Sequence[Tensor],
+        values: Tensor | Parts | Sequence[Tensor],
         layout: RecordLayout,
         levels: Levels,
         key: StreamKey,
@@ -61,6 +69,7 @@ class CudaCodec:
         Two launches; each element is read once for bucket sizes that ``cuda_structs.chunk_size`` names, else three
         launches and twice. ``residual``, float32[elements], is added to the values and takes what the record loses.
         """
+        self.order.enter()
         parts = parts_of(values)
         require_parts(parts, layout.elements, self.device.name)
         require_kernels(layout.quantiser)
@@ -92,14 +101,15 @@ class CudaCodec:
         levels: Levels,
         stamps: Sequence[Stamp],
         scale: float,
-        out: Tensor | Sequence[Tensor] | None = None,
-    ) -> Tensor | Sequence[Tensor]:
+        out: Tensor | Parts | Sequence[Tensor] | None = None,
+    ) -> Tensor | Parts | Sequence[Tensor]:
         """Return float32[elements], or fill ``out``: ``scale`` times the sum of the records in the order given.
 
         One launch reads every record and writes once; a second, of one block, compares the checksums. A record with a
         wrong header decodes to NaN.
         """
         torch = backends.torch()
+        self.order.enter()
         require_kernels(layout.quantiser)
         layout.quantiser.require_fit(levels)
         require_records(records, layout, stamps, self.device.name)
@@ -128,7 +138,7 @@ class CudaCodec:
             checks,
         )
         self.device.launch(f"alq::decode_sum<{kind}, {layout.quantiser.bits}>", blocks, arguments)
-        self.device.launch("alq::finish_decode", 1, (described, checks, self._memory.status()))
+        self.device.launch("alq::finish_decode", 1, (described, checks, self._damage.address()))
         return out
 
     def recode(
@@ -151,6 +161,7 @@ class CudaCodec:
         if chunk is None or not records or not layout.elements:
             total = self.decode_sum(records, layout, levels, stamps, scale)
             return self.encode(total, again, levels_again, key, stamp)
+        self.order.enter()
         require_records(records, layout, stamps, self.device.name)
         require_kernels(layout.quantiser)
         layout.quantiser.require_fit(levels)
@@ -174,14 +185,15 @@ class CudaCodec:
             int(record.data_ptr()),
         )
         self.device.launch(f"alq::recode<{bits}, {wide}>", -(-again.elements // chunk), arguments, 4 * chunk)
-        self.device.launch("alq::finish_decode", 1, (described, checks, self._memory.status()))
+        self.device.launch("alq::finish_decode", 1, (described, checks, self._damage.address()))
         return record
 
     def statistics(
-        self, values: Tensor | Sequence[Tensor], config: QuantiserConfig, weight_exponent: int
+        self, values: Tensor | Parts | Sequence[Tensor], config: QuantiserConfig, weight_exponent: int
     ) -> GradientStatistics:
         """Return the summary of the normalised coordinates. Waits: the levels are fitted on the host."""
         torch = backends.torch()
+        self.order.enter()
         require_kernels(config)
         parts = parts_of(values)
         elements = sum(part.numel() for part in parts)
@@ -211,13 +223,7 @@ class CudaCodec:
 
     def raise_for_damage(self) -> None:
         """Wait for the device, and raise ``WireFormatError`` if any record decoded since the last call was damaged."""
-        found = self._memory.take_status()
-        if found:
-            what = " and ".join(text for bit, text in _DAMAGE.items() if found & bit)
-            raise WireFormatError(
-                f"expected whole records of the agreed configuration, got one with {what} on {self.device.name}: "
-                "start every rank with the same options, and check the network if they were"
-            )
+        self._damage.refuse(self._damage.take())
 
     def _chunk_size(self, config: QuantiserConfig) -> int | None:
         return cuda_structs.chunk_size(

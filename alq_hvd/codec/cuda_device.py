@@ -10,14 +10,33 @@ from typing import Any, Protocol
 import numpy as np
 
 from alq_hvd import backends
+from alq_hvd.codec.arrays import Record
 from alq_hvd.codec.cuda_kernels import THREADS, kernel
+from alq_hvd.errors import BackendUnavailable
 
 Tensor = Any
 """A torch.Tensor; torch is imported in one place only."""
+OLDEST = (8, 0)
+"""Compute capability that the kernels need: sums over a warp in one instruction."""
+
+
+class Download(Protocol):
+    """Stand for bytes on their way to the host."""
+
+    def done(self) -> bool:
+        """Return whether ``wait`` would return at once."""
+        ...
+
+    def wait(self) -> Record:
+        """Return the bytes, uint8[n]."""
+        ...
 
 
 class Device(Protocol):
-    """Start kernels on a device, and say what it is. Tests put the CPU in its place (``tests/support``)."""
+    """Start kernels and copies on a device. Tests put the CPU in its place (``tests/support``).
+
+    Everything happens on PyTorch's current stream of the device, and nothing waits but ``synchronize``.
+    """
 
     @property
     def name(self) -> str:
@@ -30,12 +49,16 @@ class Device(Protocol):
         ...
 
     @property
-    def stream(self) -> int:
-        """Return the handle of PyTorch's current stream of this device."""
+    def stream(self) -> Any:
+        """Return PyTorch's current stream of this device."""
+        ...
+
+    def follow(self, stream: Any) -> None:
+        """Let the current stream wait for everything that ``stream`` has been given so far."""
         ...
 
     def launch(self, name: str, blocks: int, arguments: Sequence[Any], shared_bytes: int = 0) -> None:
-        """Start ``blocks`` blocks of the kernel ``name`` on PyTorch's current stream; nothing waits for it.
+        """Start ``blocks`` blocks of the kernel ``name``.
 
         Args:
             name: a kernel of ``cuda/codec.cu`` with its template arguments, such as ``alq::encode<float, 3>``.
@@ -46,8 +69,12 @@ class Device(Protocol):
         """
         ...
 
-    def upload(self, data: np.ndarray) -> Tensor:
-        """Return torch.uint8[data.nbytes] on the device; nothing waits for the copy."""
+    def upload(self, *arrays: np.ndarray) -> Tensor:
+        """Return the bytes of ``arrays``, one after another, as a torch.uint8 tensor on the device."""
+        ...
+
+    def download(self, tensors: Sequence[Tensor]) -> Download:
+        """Start to copy torch.uint8 tensors to the host, one after another."""
         ...
 
     def synchronize(self) -> None:
@@ -83,29 +110,90 @@ class CudaDevice:
         return _shared_bytes(self.number)
 
     @property
-    def stream(self) -> int:
-        """Return the handle of PyTorch's current stream of this device."""
-        return int(backends.torch().cuda.current_stream(self.number).cuda_stream)
+    def stream(self) -> Any:
+        """Return PyTorch's current stream of this device."""
+        return backends.torch().cuda.current_stream(self.number)
+
+    def follow(self, stream: Any) -> None:
+        """Let the current stream wait for what ``stream`` has been given so far."""
+        self.stream.wait_stream(stream)
 
     def launch(self, name: str, blocks: int, arguments: Sequence[Any], shared_bytes: int = 0) -> None:
         """Start a kernel through cupy, which compiles it at its first use."""
         if not blocks:
             return
         cupy = backends.cupy()
-        by_value = tuple(argument[()] if isinstance(argument, np.ndarray) else argument for argument in arguments)
-        with cupy.cuda.Device(self.number), cupy.cuda.ExternalStream(self.stream, self.number):
-            kernel(name, self.number, shared_bytes)((blocks,), (THREADS,), by_value, shared_mem=shared_bytes)
+        with cupy.cuda.Device(self.number), cupy.cuda.ExternalStream(self.stream.cuda_stream, self.number):
+            # cupy passes NumPy arrays of one element by value: the structures are such arrays.
+            kernel(name, self.number, shared_bytes)((blocks,), (THREADS,), tuple(arguments), shared_mem=shared_bytes)
 
-    def upload(self, data: np.ndarray) -> Tensor:
+    def upload(self, *arrays: np.ndarray) -> Tensor:
         """Return a copy on the device, through pinned memory: from other memory, copying would wait for the stream."""
         torch = backends.torch()
-        host = torch.empty(data.nbytes, dtype=torch.uint8, pin_memory=True)
-        host.numpy()[:] = np.frombuffer(data.tobytes(), dtype=np.uint8)
+        host = torch.empty(sum(array.nbytes for array in arrays), dtype=torch.uint8, pin_memory=True)
+        np.concatenate([np.ascontiguousarray(array).view(np.uint8).reshape(-1) for array in arrays], out=host.numpy())
         return host.to(self.name, non_blocking=True)
+
+    def download(self, tensors: Sequence[Tensor]) -> Download:
+        """Start to copy ``tensors`` to pinned memory."""
+        torch = backends.torch()
+        host = torch.empty(sum(tensor.numel() for tensor in tensors), dtype=torch.uint8, pin_memory=True)
+        for tensor, place in zip(tensors, host.split([tensor.numel() for tensor in tensors]), strict=True):
+            place.copy_(tensor, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record(self.stream)
+        return _PinnedCopy(host, copied)
 
     def synchronize(self) -> None:
         """Wait until everything that was started on the device is done."""
         backends.torch().cuda.synchronize(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class _PinnedCopy:
+    """Wait for a copy to pinned memory; see ``Download``."""
+
+    host: Tensor
+    copied: Any
+
+    def done(self) -> bool:
+        return bool(self.copied.query())
+
+    def wait(self) -> Record:
+        self.copied.synchronize()
+        array: Record = self.host.numpy()
+        return array
+
+
+class CudaDevices:
+    """Find the device that a tensor lives on."""
+
+    def require(self) -> None:
+        """Raise ``BackendUnavailable`` unless torch and cupy are installed."""
+        backends.cupy()
+        backends.torch()
+
+    def of(self, tensor: Tensor) -> Device | None:
+        """Return the CUDA device of ``tensor``; ``None`` for one that lives elsewhere.
+
+        Raises:
+            BackendUnavailable: cupy is missing, or the device is too old for the kernels.
+        """
+        if tensor.device.type != "cuda":
+            return None
+        device, capability = CudaDevice(tensor.device.index), _capability(tensor.device.index)
+        if capability < OLDEST:
+            raise BackendUnavailable(
+                f"expected a GPU of compute capability {OLDEST[0]}.{OLDEST[1]} or newer, got {capability[0]}."
+                f"{capability[1]} on {device.name}: take codec='native'"
+            )
+        return device
+
+
+@cache
+def _capability(number: int) -> tuple[int, int]:
+    major, minor = backends.torch().cuda.get_device_capability(number)
+    return int(major), int(minor)
 
 
 @cache

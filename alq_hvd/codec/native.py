@@ -10,7 +10,7 @@ import numpy as np
 
 from alq_hvd import backends
 from alq_hvd.codec.arguments import require_decodable, require_encodable, require_values
-from alq_hvd.codec.base import FloatArray, Record
+from alq_hvd.codec.arrays import FloatArray, HostArrays, Record
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.codec.rotation import rotation_words, sign_key
 from alq_hvd.config import QuantiserConfig, require_int
@@ -37,6 +37,7 @@ class NativeCodec:
     instruction_set: str = ""
     threads: int = 1
     name: str = "native"
+    arrays: HostArrays = field(default_factory=HostArrays, repr=False)
     _native: ModuleType = field(default_factory=backends.native_codec, repr=False)
 
     def __post_init__(self) -> None:
@@ -106,6 +107,9 @@ class NativeCodec:
             rounds=layout.quantiser.rounds,
         )
         return out
+
+    def raise_for_damage(self) -> None:
+        """Do nothing: ``decode_sum`` raises at once."""
 
     def statistics(self, values: FloatArray, config: QuantiserConfig, weight_exponent: int) -> GradientStatistics:
         """Return the summary of the normalised coordinates of ``values``."""

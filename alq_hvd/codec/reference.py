@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
 
 from alq_hvd.codec.arguments import require_decodable, require_encodable, require_values
-from alq_hvd.codec.base import FloatArray, Record
+from alq_hvd.codec.arrays import FloatArray, HostArrays, Record
 from alq_hvd.codec.keys import SignKey, StreamKey, random_bits
 from alq_hvd.codec.rotation import rotate_values, rotate_values_back, rotation_words, sign_key
 from alq_hvd.config import QuantiserConfig
@@ -28,6 +28,7 @@ class ReferenceCodec:
     """Encode and decode with NumPy, about seventy times slower than the native codec."""
 
     name: str = "reference"
+    arrays: HostArrays = field(default_factory=HostArrays, repr=False)
 
     def encode(self, values: FloatArray, layout: RecordLayout, levels: Levels, key: StreamKey, stamp: Stamp) -> Record:
         """Return the sealed record of ``values``; see ``Codec.encode``."""
@@ -57,6 +58,9 @@ class ReferenceCodec:
         result = np.empty_like(total) if out is None else out
         np.multiply(total, np.float32(scale), out=result)
         return result
+
+    def raise_for_damage(self) -> None:
+        """Do nothing: ``decode_sum`` raises at once."""
 
     def statistics(self, values: FloatArray, config: QuantiserConfig, weight_exponent: int) -> GradientStatistics:
         """Return the summary of the normalised coordinates of ``values``; see ``Codec.statistics``."""

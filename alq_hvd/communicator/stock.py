@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from alq_hvd import backends
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.horovod import HorovodCommunicator
@@ -21,10 +18,10 @@ class StockAllreduce:
     communicator: HorovodCommunicator
     _hvd: Any = field(default_factory=backends.horovod, repr=False)
 
-    def __call__(self, values: npt.NDArray[np.float32], half: bool, name: str) -> None:
-        """Average ``values``, as float16 when ``half``; block until done."""
+    def __call__(self, values: Any, half: bool, name: str) -> None:
+        """Average ``values``, float32[elements] of NumPy or torch, as float16 when ``half``; block until done."""
         compression = self._hvd.Compression.fp16 if half else self._hvd.Compression.none
-        compressed, context = compression.compress(backends.torch().from_numpy(values).clone())
+        compressed, context = compression.compress(backends.torch().as_tensor(values).clone())
         process_set = self.communicator.process_set
         handle = self._hvd.allreduce_async_(compressed, name=name, op=self._hvd.Average, process_set=process_set)
         compression.decompress(self._hvd.synchronize(handle), context)

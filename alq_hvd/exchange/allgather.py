@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from alq_hvd.codec.base import FloatArray
+from alq_hvd.codec.base import Values
 from alq_hvd.exchange.base import Exchange, Task
 
 
-def allgather(values: FloatArray, task: Task) -> Exchange:
+def allgather(values: Values, task: Task) -> Exchange:
     """Sum ``values`` over the ranks with one quantised hop.
 
     1. Encode this rank's gradient. 2. All-gather the records. 3. Decode and add them in rank order, so that every rank
@@ -19,11 +19,11 @@ def allgather(values: FloatArray, task: Task) -> Exchange:
     size, elements = task.communicator.size, len(values)
     record = task.encode(0, values)
     task.ledger.sent((size - 1) * len(record))
-    pending = task.communicator.allgather(record, task.name)
+    pending = task.carrier.allgather(record, task.name)
     task.observe(0, values, task.key(0))
     records = yield pending
 
-    def decode(scale: float) -> FloatArray:
-        return task.decode_sum(0, records, elements, range(size), scale)
+    def decode(scale: float, out: Values) -> None:
+        task.decode_sum(0, records, elements, range(size), scale, out)
 
     return decode

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from alq_hvd.codec.base import Codec, FloatArray, Record
+from alq_hvd.codec.base import Bytes, Codec, Values
 from alq_hvd.codec.keys import StreamKey, stream_key
 from alq_hvd.communicator.base import Communicator, Pending
 from alq_hvd.config import QuantiserConfig
+from alq_hvd.exchange.staged import Carrier, carrier
 from alq_hvd.ledger import Ledger
 from alq_hvd.levels import Levels
 from alq_hvd.wire import RecordLayout, Stamp
 
-Decode = Callable[[float], FloatArray]
-"""Given a scale, return scale * (sum of the ranks' quantised gradients), the same bits on every rank."""
+Decode = Callable[[float, Values], None]
+"""Given a scale and an output, write scale * (sum of the ranks' quantised gradients), the same bits on every rank."""
 Exchange = Generator[Pending[Any], Any, Decode]
 
 
@@ -31,8 +31,8 @@ class Shot:
 class Observer(Protocol):
     """See what is quantised, to fit the next levels and to measure variance."""
 
-    def __call__(self, shot: int, values: FloatArray, key: StreamKey) -> None:
-        """Take note that ``values`` float32[elements] were encoded in ``shot`` with ``key``."""
+    def __call__(self, shot: int, values: Values, key: StreamKey) -> None:
+        """Take note that ``values`` were encoded in ``shot`` with ``key``."""
         ...
 
 
@@ -59,6 +59,11 @@ class Task:
     group: int
     first_element: int = 0
 
+    @property
+    def carrier(self) -> Carrier:
+        """Return what carries the codec's records over the communicator."""
+        return carrier(self.communicator, self.codec.arrays)
+
     def layout(self, shot: int, elements: int) -> RecordLayout:
         """Return the layout of a record of ``elements`` coordinates in ``shot``."""
         return RecordLayout(elements, self.shots[shot].config)
@@ -69,7 +74,7 @@ class Task:
         whole = stream_key(seed=self.seed, step=self.step, rank=rank, group=self.group, shot=shot)
         return whole.at(self.first_element + element)
 
-    def encode(self, shot: int, values: FloatArray, element: int = 0) -> Record:
+    def encode(self, shot: int, values: Values, element: int = 0) -> Bytes:
         """Return this rank's record of ``values``, which start at ``element``."""
         levels = self.shots[shot].levels
         with self.ledger.timed("encode"):
@@ -82,11 +87,11 @@ class Task:
             )
 
     def decode_sum(
-        self, shot: int, records: Sequence[Record], elements: int, senders: Sequence[int], scale: float
-    ) -> FloatArray:
-        """Return float32[elements]: ``scale`` times the sum of the records of ``senders``, in that order."""
+        self, shot: int, records: Sequence[Bytes], elements: int, senders: Sequence[int], scale: float, out: Values
+    ) -> None:
+        """Write to ``out`` ``scale`` times the sum of the records of ``senders``, in that order."""
         stamps = [self._stamp(shot, sender) for sender in senders]
-        return self.codec.decode_sum(records, self.layout(shot, elements), self.shots[shot].levels, stamps, scale)
+        self.codec.decode_sum(records, self.layout(shot, elements), self.shots[shot].levels, stamps, scale, out)
 
     def _stamp(self, shot: int, sender: int) -> Stamp:
         return Stamp(self.shots[shot].levels.digest, self.step % 2**32, sender)
@@ -95,47 +100,9 @@ class Task:
 class ExchangeFunction(Protocol):
     """Start to sum a fusion group over the ranks."""
 
-    def __call__(self, values: FloatArray, task: Task) -> Exchange:
-        """Encode ``values`` float32[elements] and yield each collective; see ``Exchange``.
+    def __call__(self, values: Values, task: Task) -> Exchange:
+        """Encode ``values`` and yield each collective; see ``Exchange``.
 
-        ``values`` may be overwritten once the first collective has been yielded.
+        The exchange owns ``values``: it overwrites them as it likes.
         """
         ...
-
-
-class InFlight:
-    """Drive one exchange: forward when its collective has arrived, or to the end."""
-
-    def __init__(self, exchange: Exchange, ledger: Ledger) -> None:
-        self._exchange = exchange
-        self._ledger = ledger
-        self._pending: Pending[Any] | None = None
-        self._decode: Decode | None = None
-        self._started = 0
-        self._resume(None)
-
-    def advance(self) -> None:
-        """Move past every collective that has arrived, without waiting."""
-        while self._pending is not None and self._pending.done():
-            self._resume(self._pending.wait())
-
-    def reach(self, collectives: int) -> None:
-        """Wait until this many collectives have arrived, so that the next one is on its way."""
-        while self._pending is not None and self._started <= collectives:
-            with self._ledger.timed("exchange"):
-                arrived = self._pending.wait()
-            self._resume(arrived)
-
-    def finish(self, scale: float) -> FloatArray:
-        """Wait for what is missing and return ``scale`` times the sum."""
-        self.reach(sys.maxsize)
-        assert self._decode is not None
-        with self._ledger.timed("decode"):
-            return self._decode(scale)
-
-    def _resume(self, arrived: Any) -> None:
-        try:
-            self._pending = self._exchange.send(arrived)
-            self._started += 1
-        except StopIteration as stop:
-            self._pending, self._decode = None, stop.value

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from alq_hvd.codec.base import FloatArray
-from alq_hvd.communicator.base import Payload
+from alq_hvd.codec.base import Values
 from alq_hvd.communicator.nodes import Nodes
 from alq_hvd.exchange.base import Exchange, Task
 from alq_hvd.exchange.chunks import deal
+from alq_hvd.exchange.staged import carrier
 from alq_hvd.exchange.two_shot import two_shot
 
 
@@ -24,7 +22,7 @@ class Hierarchical:
 
     nodes: Nodes
 
-    def __call__(self, values: FloatArray, task: Task) -> Exchange:
+    def __call__(self, values: Values, task: Task) -> Exchange:
         """Sum ``values`` over the ranks.
 
         1. Cut the group into one share a rank of the node, on bucket boundaries. All-to-all inside the node, float32.
@@ -36,35 +34,26 @@ class Hierarchical:
 
         Sends 2 (N - 1)/N of a record a node between N nodes. The number of quantised contributions is N.
         """
-        inside, elements = self.nodes.inside, len(values)
+        arrays, elements = task.codec.arrays, len(values)
+        inside = carrier(self.nodes.inside, arrays)
         shares = deal(elements, task.shots[0].config.bucket_size, inside.size)
         own = shares[inside.rank]
-        parts = [_bytes_of(values[share.start : share.stop]) for share in shares]
+        parts = [arrays.as_bytes(values[share.start : share.stop]) for share in shares]
         task.ledger.sent(4 * (elements - own.elements))
         received = yield inside.alltoall(parts, f"{task.name}.inside")
-        share_of_node = np.zeros(own.elements, dtype=np.float32)
-        for part in received:
-            share_of_node += part.view(np.float32)
+        share_of_node = arrays.room_for_sum(values[own.start : own.stop])
+        arrays.add_up(received, share_of_node)
 
         between = replace(task, communicator=self.nodes.across, first_element=task.first_element + own.start)
         decode = yield from two_shot(share_of_node, between)
         with task.ledger.timed("decode"):
-            total = decode(1.0)
-        longest = max(share.elements for share in shares)
-        padded = np.zeros(longest, dtype=np.float32)
-        padded[: own.elements] = total
-        task.ledger.sent((inside.size - 1) * padded.nbytes)
-        spread = yield inside.allgather(_bytes_of(padded), f"{task.name}.spread")
+            decode(1.0, share_of_node)
+        padded = arrays.padded(arrays.as_bytes(share_of_node), 4 * max(share.elements for share in shares))
+        task.ledger.sent((inside.size - 1) * len(padded))
+        spread = yield inside.allgather(padded, f"{task.name}.spread")
 
-        def decoded(scale: float) -> FloatArray:
-            result = np.empty(elements, dtype=np.float32)
+        def decoded(scale: float, out: Values) -> None:
             for part, share in zip(spread, shares, strict=True):
-                result[share.start : share.stop] = part.view(np.float32)[: share.elements]
-            result *= np.float32(scale)
-            return result
+                arrays.scaled(part[: 4 * share.elements], scale, out[share.start : share.stop])
 
         return decoded
-
-
-def _bytes_of(values: FloatArray) -> Payload:
-    return np.ascontiguousarray(values).view(np.uint8)

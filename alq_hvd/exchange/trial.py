@@ -10,9 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
-from alq_hvd.codec.base import FloatArray
+from alq_hvd.codec.base import Values
 from alq_hvd.communicator.base import Communicator, Payload, as_payload
-from alq_hvd.exchange.base import ExchangeFunction, InFlight, Task
+from alq_hvd.exchange.base import ExchangeFunction, Task
+from alq_hvd.exchange.in_flight import InFlight
 from alq_hvd.planning.break_even import HALF, PLAIN, Decision, Line, decide
 
 SIZES = (2**14, 2**19)
@@ -25,8 +26,8 @@ _DECISION_BYTES = 1024
 class Stock(Protocol):
     """Be Horovod's own all-reduce."""
 
-    def __call__(self, values: FloatArray, half: bool, name: str) -> None:
-        """Average ``values`` float32[elements] over the ranks, as float16 when ``half``; block until done."""
+    def __call__(self, values: Values, half: bool, name: str) -> None:
+        """Average ``values``, float32[elements], over the ranks, as float16 when ``half``; block until done."""
         ...
 
 
@@ -45,24 +46,29 @@ def settle(task: Task, exchanges: Mapping[str, ExchangeFunction], groups: Sequen
         groups: elements of each fusion group of a step.
         stock: plain Horovod on the same ranks.
     """
-    contenders: dict[str, Callable[[FloatArray], object]] = {
+    contenders: dict[str, Callable[[Values], object]] = {
         PLAIN: lambda values: stock(values, False, f"{task.name}.fp32"),
         HALF: lambda values: stock(values, True, f"{task.name}.fp16"),
     }
     for name, exchange in exchanges.items():
         contenders[name] = _exchanger(exchange, replace(task, name=f"{task.name}.{name}"))
-    lines = {name: _line(run, task.communicator) for name, run in contenders.items()}
+    lines = {name: _line(run, task) for name, run in contenders.items()}
     return _announce(decide(lines, groups), task.communicator, f"{task.name}.decision")
 
 
-def _exchanger(exchange: ExchangeFunction, task: Task) -> Callable[[FloatArray], object]:
-    return lambda values: InFlight(exchange(values, task), task.ledger).finish(1.0)
+def _exchanger(exchange: ExchangeFunction, task: Task) -> Callable[[Values], object]:
+    def run(values: Values) -> None:
+        InFlight(exchange(values, task), task.ledger).finish(1.0, values)
+        task.codec.raise_for_damage()  # which waits for a device: its time counts
+
+    return run
 
 
-def _line(run: Callable[[FloatArray], object], communicator: Communicator) -> Line:
+def _line(run: Callable[[Values], object], task: Task) -> Line:
     measured = []
     for elements in SIZES:
-        values = np.random.default_rng(communicator.rank).standard_normal(elements).astype(np.float32)
+        drawn = np.random.default_rng(task.communicator.rank).standard_normal(elements).astype(np.float32)
+        values = task.codec.arrays.copied(drawn)
         best = float("inf")
         for _ in range(REPEATS):
             start = time.perf_counter()

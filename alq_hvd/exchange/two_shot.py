@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from alq_hvd.codec.base import FloatArray, Record
+from alq_hvd.codec.base import Bytes, Values
 from alq_hvd.exchange.base import Exchange, Task
 from alq_hvd.exchange.chunks import Chunk, deal
 
-_NOTHING: Record = np.zeros(0, dtype=np.uint8)
 
-
-def two_shot(values: FloatArray, task: Task) -> Exchange:
+def two_shot(values: Values, task: Task) -> Exchange:
     """Sum ``values`` over the ranks with two quantised hops.
 
     1. Cut the group into one chunk a rank, on bucket boundaries, and encode each into a record of its own.
@@ -26,41 +22,39 @@ def two_shot(values: FloatArray, task: Task) -> Exchange:
 
     Sends 2 (n - 1)/n of a record a rank, whatever n.
     """
-    communicator, rank, size = task.communicator, task.communicator.rank, task.communicator.size
+    arrays, rank, size = task.codec.arrays, task.communicator.rank, task.communicator.size
     elements, unit = len(values), task.shots[0].config.bucket_size
     chunks = deal(elements, unit, size)
     records = [_encode(task, 0, values[chunk.start : chunk.stop], chunk) for chunk in chunks]
     task.ledger.sent(sum(map(len, records)) - len(records[rank]))
-    pending = communicator.alltoall(records, f"{task.name}.shot0")
+    pending = task.carrier.alltoall(records, f"{task.name}.shot0")
     task.observe(0, values, task.key(0))
     received = yield pending
 
     own = chunks[rank]
-    total = np.zeros(0, dtype=np.float32)
+    total = arrays.room_for_sum(values[own.start : own.stop])
     if own.elements:
         with task.ledger.timed("decode"):
-            total = task.decode_sum(0, received, own.elements, range(size), 1.0)
+            task.decode_sum(0, received, own.elements, range(size), 1.0, total)
     record = _encode(task, 1, total, own)
     # Chunks differ by a bucket at most. All-gather wants equal lengths: zeros fill up the shorter records.
     lengths = [task.layout(1, chunk.elements).record_bytes if chunk.elements else 0 for chunk in chunks]
-    padded = np.zeros(max(lengths), dtype=np.uint8)
-    padded[: len(record)] = record
+    padded = arrays.padded(record, max(lengths))
     task.ledger.sent((size - 1) * len(padded))
-    pending = communicator.allgather(padded, f"{task.name}.shot1")
+    pending = task.carrier.allgather(padded, f"{task.name}.shot1")
     if own.elements:
         task.observe(1, total, task.key(1, own.start))
     sums = yield pending
 
-    def decode(scale: float) -> FloatArray:
-        result = np.empty(elements, dtype=np.float32)
+    def decode(scale: float, out: Values) -> None:
         for sender, (chunk, length) in enumerate(zip(chunks, lengths, strict=True)):
             if chunk.elements:
-                part = [sums[sender][:length]]
-                result[chunk.start : chunk.stop] = task.decode_sum(1, part, chunk.elements, [sender], scale)
-        return result
+                part = out[chunk.start : chunk.stop]
+                task.decode_sum(1, [sums[sender][:length]], chunk.elements, [sender], scale, part)
 
     return decode
 
 
-def _encode(task: Task, shot: int, values: FloatArray, chunk: Chunk) -> Record:
-    return task.encode(shot, values, chunk.start) if chunk.elements else _NOTHING
+def _encode(task: Task, shot: int, values: Values, chunk: Chunk) -> Bytes:
+    """Return the record of a chunk; no byte for one without elements."""
+    return task.encode(shot, values, chunk.start) if chunk.elements else task.codec.arrays.as_bytes(values)

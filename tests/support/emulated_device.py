@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -49,19 +49,20 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EmulatedDevice:
     """Be a device whose memory is the CPU's; see ``alq_hvd.codec.cuda_device.Device``.
 
     Attributes:
         launched: names of the kernels that were started, in order.
         shared_bytes: as an H200 has them.
+        polls: how many times a copy to the host is asked for before it is done.
     """
 
     launched: list[str] = field(default_factory=list)
     name: str = "cpu"
     shared_bytes: int = 211 * 1024
-    stream: int = 0
+    polls: int = 0
 
     def launch(self, name: str, blocks: int, arguments: Sequence[Any], shared_bytes: int = 0) -> None:
         self.launched.append(name)
@@ -76,11 +77,57 @@ class EmulatedDevice:
             )
         assert problem is None, problem.decode()
 
-    def upload(self, data: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.frombuffer(data.tobytes(), dtype=np.uint8).copy())
+    @property
+    def stream(self) -> str:
+        return "the only stream"
+
+    def follow(self, stream: Any) -> None:
+        raise AssertionError("there is one stream only")
+
+    def upload(self, *arrays: np.ndarray) -> torch.Tensor:
+        joined = b"".join(array.tobytes() for array in arrays)
+        return torch.from_numpy(np.frombuffer(joined, dtype=np.uint8).copy())
+
+    def download(self, tensors: Sequence[torch.Tensor]) -> EmulatedDownload:
+        return EmulatedDownload(torch.cat(list(tensors)).numpy(), self.polls)
 
     def synchronize(self) -> None:
         """Do nothing: launches have ended when they return."""
+
+
+@dataclass(frozen=True)
+class EmulatedDevices:
+    """Say that tensors live on an emulated device; see ``alq_hvd.codec.choice.Devices``.
+
+    Attributes:
+        device: the one there is.
+        holds: tells the tensors that live there; all, unless a test mixes devices.
+    """
+
+    device: EmulatedDevice = field(default_factory=EmulatedDevice)
+    holds: Callable[[torch.Tensor], bool] = lambda tensor: True
+
+    def require(self) -> None:
+        """Accept: nothing needs to be installed."""
+
+    def of(self, tensor: torch.Tensor) -> EmulatedDevice | None:
+        return self.device if self.holds(tensor) else None
+
+
+@dataclass
+class EmulatedDownload:
+    """Deliver bytes that were copied long ago, but say so only when asked often enough, or waited for."""
+
+    host: np.ndarray
+    polls: int
+
+    def done(self) -> bool:
+        self.polls -= 1
+        return self.polls < 0
+
+    def wait(self) -> np.ndarray:
+        self.polls = 0
+        return self.host
 
 
 def as_passed(argument: Any) -> ctypes.Array[ctypes.c_char]:

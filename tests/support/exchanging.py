@@ -14,7 +14,8 @@ from alq_hvd.codec.keys import StreamKey
 from alq_hvd.communicator.base import Payload, Pending
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.config import QuantiserConfig
-from alq_hvd.exchange.base import ExchangeFunction, InFlight, Shot, Task
+from alq_hvd.exchange.base import ExchangeFunction, Shot, Task
+from alq_hvd.exchange.in_flight import InFlight
 from alq_hvd.ledger import Ledger
 from alq_hvd.options import Options
 from alq_hvd.policies import fixed
@@ -87,7 +88,8 @@ def exchange(
             seen[shot] = (key.first_element, values.copy())
 
         task = Task(choose_codec("auto"), watched, shots, observe, ledger, "test", seed=seed, step=3, group=2)
-        result = InFlight(function(gradients[ranks.rank], task), ledger).finish(1.0)
+        result = gradients[ranks.rank].copy()  # an exchange overwrites its values, here with its result
+        InFlight(function(result, task), ledger).finish(1.0, result)
         assert ledger.bytes_this_step == sum(count for _, _, count in watched.started)
         return Outcome(result, ledger.bytes_this_step, seen)
 

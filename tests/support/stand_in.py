@@ -47,12 +47,12 @@ def reduce_gradients(
     started = []
     for name, gradient in gradients:
         compressed, context = compression.compress(gradient)
-        payload = np.frombuffer(compressed.detach().numpy().tobytes(), dtype=np.uint8)
+        payload = np.frombuffer(compressed.detach().cpu().numpy().tobytes(), dtype=np.uint8)
         started.append((name, compressed, context, ranks.allgather(payload, f"allreduce.{name}")))
     results = {}
     for name, compressed, context, pending in started:
-        dtype = compressed.numpy().dtype
+        dtype = compressed.cpu().numpy().dtype
         parts = [raw.view(dtype).reshape(tuple(compressed.shape)) for raw in pending.wait()]
         reduced = torch.from_numpy(np.ascontiguousarray(reduce(parts).astype(dtype, copy=False)))
-        results[name] = compression.decompress(reduced, context)
+        results[name] = compression.decompress(reduced.to(compressed.device), context)
     return results

@@ -11,18 +11,12 @@ import pytest
 from alq_hvd.aggregator import Aggregator
 from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
-from alq_hvd.communicator.nodes import Nodes, group_by_node
+from alq_hvd.communicator.nodes import group_by_node
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.options import Options
 from alq_hvd.planning import traffic
-from tests.support.exchanging import Watched, aggregate, gradient
-
-
-@dataclass
-class OnGrid(Watched):
-    """Be one rank of a grid: its node's ranks and its peers on other nodes are worlds of their own."""
-
-    nodes: Any = None
+from tests.support.exchanging import aggregate, gradient
+from tests.support.grid import grid
 
 
 @dataclass
@@ -35,17 +29,13 @@ class Outcome:
 
 def run(nodes: int, per_node: int, elements: int, **options: Any) -> list[Outcome]:
     """Average one gradient a rank over ``nodes`` times ``per_node`` ranks."""
-    node_worlds = [LoopbackWorld(per_node) for _ in range(nodes)]
-    place_worlds = [LoopbackWorld(nodes) for _ in range(per_node)]
+    placed = grid(nodes, per_node)
 
     def program(ranks: LoopbackCommunicator) -> Outcome:
-        node, place = divmod(ranks.rank, per_node)
-        inside = Watched(LoopbackCommunicator(node_worlds[node], place))
-        across = Watched(LoopbackCommunicator(place_worlds[place], node))
-        own = OnGrid(ranks, nodes=Nodes(inside, across))
+        own = placed(ranks)
         mean, aggregator = aggregate(own, elements, exchange="hierarchical", **options)  # type: ignore[arg-type]
         assert [name for _, name, _ in own.started if ".group" in name] == []  # nothing crosses all ranks at once
-        return Outcome(mean, aggregator, inside.started, across.started)
+        return Outcome(mean, aggregator, own.nodes.inside.started, own.nodes.across.started)
 
     return LoopbackWorld(nodes * per_node).run(program)
 

@@ -47,7 +47,7 @@ def test_identity_leaves_small_frozen_integer_and_foreign_tensors_alone() -> Non
     keys = IdentityKeys(named, min_elements=10, fusion_elements=100)
     for _, parameter in named[:2]:
         parameter.grad = torch.ones_like(parameter)
-    assert keys.plan.describe() == [["p1", 50]]
+    assert keys.plan.describe() == [["p1", 50, "group 0"]]
     assert keys.locate(named[0][1].grad) is None
     assert keys.locate(torch.ones(50)) is None
     assert keys.locate(named[1][1].grad) is not None

@@ -1,0 +1,127 @@
+"""What exchanges do with values and records besides coding them: make, join, add, and bring them to the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+Record = npt.NDArray[np.uint8]
+Values = Any
+"""The numbers of a fusion group, which have a length, and whose slices are values too: float32[elements] of NumPy on
+the host, a tensor or ``Parts`` on a device."""
+Bytes = Any
+"""uint8[n] where the values are, records above all: of NumPy on the host, of torch on a device."""
+
+
+class Departure(Protocol):
+    """Stand for records that are being copied to the host."""
+
+    def done(self) -> bool:
+        """Return whether ``wait`` would return at once."""
+        ...
+
+    def wait(self) -> list[Record]:
+        """Return the records in host memory.
+
+        Raises:
+            WireFormatError: what they were made of was damaged.
+        """
+        ...
+
+
+class Staging(Protocol):
+    """Bring records from a device to the host and back."""
+
+    def depart(self, records: Sequence[Bytes]) -> Departure:
+        """Start to copy ``records`` to the host."""
+        ...
+
+    def arrive(self, records: Sequence[Record]) -> list[Bytes]:
+        """Return copies of ``records`` on the device; nothing waits for them."""
+        ...
+
+
+class Arrays(Protocol):
+    """Make and combine the arrays of one kind of memory."""
+
+    @property
+    def staging(self) -> Staging | None:
+        """Return the way to the host; ``None`` where the arrays are there already."""
+        ...
+
+    def copied(self, values: FloatArray) -> Values:
+        """Return a copy of ``values`` in this memory."""
+        ...
+
+    def room_for_sum(self, values: Values) -> Values:
+        """Return float32[len(values)] to be overwritten: ``values``, which nobody needs any more, where they fit."""
+        ...
+
+    def padded(self, record: Bytes, length: int) -> Bytes:
+        """Return ``record`` with zeros behind it, uint8[length]."""
+        ...
+
+    def as_bytes(self, values: Values) -> Bytes:
+        """Return the bytes of ``values`` in float32: uint8[4 * len(values)], perhaps their own memory."""
+        ...
+
+    def add_up(self, records: Sequence[Bytes], out: Values) -> None:
+        """Write to ``out``, float32, the sum of the float32 numbers whose bytes ``records`` are, in the order given."""
+        ...
+
+    def scaled(self, record: Bytes, scale: float, out: Values) -> None:
+        """Write to ``out`` ``scale`` times the float32 numbers whose bytes ``record`` is."""
+        ...
+
+    def squares(self, decoded: Values, values: Values) -> tuple[float, float] | None:
+        """Return |decoded - values|^2 and |values|^2, added in float64; ``None`` unless ``decoded`` is finite."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HostArrays:
+    """Be NumPy's arrays in host memory; see ``Arrays``."""
+
+    staging: None = None
+
+    def copied(self, values: FloatArray) -> FloatArray:
+        """Copy them."""
+        return values.copy()
+
+    def room_for_sum(self, values: FloatArray) -> FloatArray:
+        """Return ``values``."""
+        return values
+
+    def padded(self, record: Record, length: int) -> Record:
+        """Return ``record`` itself when it has the length."""
+        if len(record) == length:
+            return record
+        longer = np.zeros(length, dtype=np.uint8)
+        longer[: len(record)] = record
+        return longer
+
+    def as_bytes(self, values: FloatArray) -> Record:
+        """Return a view of ``values``."""
+        return np.ascontiguousarray(values).view(np.uint8)
+
+    def add_up(self, records: Sequence[Record], out: FloatArray) -> None:
+        """Add in float32."""
+        out[:] = 0
+        for record in records:
+            out += record.view(np.float32)
+
+    def scaled(self, record: Record, scale: float, out: FloatArray) -> None:
+        """Multiply in float32."""
+        np.multiply(record.view(np.float32), np.float32(scale), out=out)
+
+    def squares(self, decoded: FloatArray, values: FloatArray) -> tuple[float, float] | None:
+        """Add in float64."""
+        if not np.isfinite(decoded).all():
+            return None
+        wide = values.astype(np.float64)
+        return float(np.square(decoded - wide).sum()), float(np.square(wide).sum())

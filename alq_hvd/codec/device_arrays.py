@@ -1,0 +1,143 @@
+"""Values and records on a device: the tensors of a fusion group as they lie, and the way of records to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alq_hvd import backends
+from alq_hvd.codec.arrays import FloatArray, Record
+from alq_hvd.codec.cuda_damage import Damage
+from alq_hvd.codec.cuda_device import Device, Download, Tensor
+from alq_hvd.codec.cuda_stream import StreamOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Be the values of a fusion group without copying them together: flat tensors, one after another.
+
+    Attributes:
+        tensors: contiguous, one-dimensional, of one dtype and device.
+    """
+
+    tensors: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        """Return the number of elements in all."""
+        return sum(int(tensor.numel()) for tensor in self.tensors)
+
+    def __getitem__(self, run: slice) -> Parts:
+        """Return the elements ``run.start`` up to, not including, ``run.stop``, which share their memory."""
+        start, stop, _ = run.indices(len(self))
+        kept, before = [], 0
+        for tensor in self.tensors:
+            first, last = max(start - before, 0), min(stop - before, int(tensor.numel()))
+            if first < last:
+                kept.append(tensor[first:last])
+            before += int(tensor.numel())
+        return Parts(tuple(kept))
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceArrays:
+    """Be tensors on a device; see ``Arrays`` and ``Staging``. What is started keeps the order of ``StreamOrder``.
+
+    Attributes:
+        device: where the tensors are.
+        order: of everything that the codec of these arrays starts.
+        damage: what that codec found; records made of damaged ones do not leave.
+    """
+
+    device: Device
+    order: StreamOrder
+    damage: Damage
+
+    @property
+    def staging(self) -> DeviceArrays:
+        """Return these arrays themselves."""
+        return self
+
+    def copied(self, values: FloatArray) -> Tensor:
+        """Copy them to the device."""
+        self.order.enter()
+        return self.device.upload(values).view(backends.torch().float32)
+
+    def room_for_sum(self, values: Parts | Tensor) -> Tensor:
+        """Return new memory: values may be 16-bit floats, in several places."""
+        torch = backends.torch()
+        return torch.empty(len(values), dtype=torch.float32, device=self.device.name)
+
+    def padded(self, record: Tensor, length: int) -> Tensor:
+        """Return ``record`` itself when it has the length."""
+        self.order.enter()
+        missing = length - len(record)
+        return backends.torch().nn.functional.pad(record, (0, missing)) if missing else record
+
+    def as_bytes(self, values: Parts | Tensor) -> Tensor:
+        """Return the bytes of the values, widened to float32."""
+        self.order.enter()
+        return self._flat(values).view(backends.torch().uint8)
+
+    def add_up(self, records: Sequence[Tensor], out: Tensor) -> None:
+        """Add in float32."""
+        self.order.enter()
+        out.zero_()
+        for record in records:
+            out.add_(record.view(backends.torch().float32))
+
+    def scaled(self, record: Tensor, scale: float, out: Parts | Tensor) -> None:
+        """Multiply in float32, and round to the dtype of ``out``."""
+        self.order.enter()
+        products, start = record.view(backends.torch().float32) * float(np.float32(scale)), 0
+        for part in _tensors(out):
+            part.copy_(products[start : start + part.numel()])
+            start += part.numel()
+
+    def squares(self, decoded: Tensor, values: Parts | Tensor) -> tuple[float, float] | None:
+        """Add in float64; this waits for the device."""
+        self.order.enter()
+        if not bool(decoded.isfinite().all()):
+            return None
+        wide = self._flat(values).double()
+        return float((decoded.double() - wide).square().sum()), float(wide.square().sum())
+
+    def depart(self, records: Sequence[Tensor]) -> _Leaving:
+        """Start to copy ``records`` to the host, and behind them the word in which decoders note damage."""
+        self.order.enter()
+        download = self.device.download([*records, self.damage.word()])
+        return _Leaving(download, [len(record) for record in records], self.damage)
+
+    def arrive(self, records: Sequence[Record]) -> list[Tensor]:
+        """Return copies on the device, in one run of memory."""
+        self.order.enter()
+        joined: list[Tensor] = list(self.device.upload(*records).split([len(record) for record in records]))
+        return joined
+
+    def _flat(self, values: Parts | Tensor) -> Tensor:
+        torch = backends.torch()
+        wide = [tensor.to(torch.float32) for tensor in _tensors(values)]
+        return wide[0] if len(wide) == 1 else torch.cat([torch.empty(0, device=self.device.name), *wide])
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaving:
+    """Wait for records on their way to the host; see ``Departure``."""
+
+    download: Download
+    lengths: list[int]
+    damage: Damage
+
+    def done(self) -> bool:
+        return self.download.done()
+
+    def wait(self) -> list[Record]:
+        arrived = self.download.wait()
+        *records, word = np.split(arrived, np.cumsum(self.lengths))
+        self.damage.refuse(int(word.view(np.uint32)[0]))
+        return records
+
+
+def _tensors(values: Parts | Tensor) -> Iterator[Tensor]:
+    yield from values.tensors if isinstance(values, Parts) else [values]

@@ -1,0 +1,103 @@
+"""Fusion groups on their way over the ranks: moved on when something arrived, finished in an order that cannot hang."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from alq_hvd.codec.base import Values
+from alq_hvd.communicator.base import Pending
+from alq_hvd.exchange.base import Decode, Exchange
+from alq_hvd.exchange.staged import StagedPending
+from alq_hvd.ledger import Ledger
+
+
+class InFlight:
+    """Drive one exchange: forward when its collective has arrived, or to the end."""
+
+    def __init__(self, exchange: Exchange, ledger: Ledger) -> None:
+        self._exchange = exchange
+        self._ledger = ledger
+        self._pending: Pending[Any] | None = None
+        self._decode: Decode | None = None
+        self._started = 0
+        self._resume(None)
+
+    def advance(self) -> None:
+        """Move past every collective that has arrived, without waiting."""
+        while self._pending is not None and self._pending.done():
+            self._resume(self._pending.wait())
+
+    def reach(self, collectives: int) -> None:
+        """Wait until this many collectives have arrived, so that the next one is on its way."""
+        while self._pending is not None and self._started <= collectives:
+            with self._ledger.timed("exchange"):
+                arrived = self._pending.wait()
+            self._resume(arrived)
+
+    def start(self) -> None:
+        """Make sure that the pending collective has started on this rank, and is not still leaving the device."""
+        if isinstance(self._pending, StagedPending):
+            with self._ledger.timed("exchange"):
+                self._pending.start()
+
+    def finish(self, scale: float, out: Values) -> None:
+        """Wait for what is missing and write ``scale`` times the sum to ``out``, which may be the exchange's values."""
+        self.reach(sys.maxsize)
+        assert self._decode is not None
+        with self._ledger.timed("decode"):
+            self._decode(scale, out)
+
+    def _resume(self, arrived: Any) -> None:
+        try:
+            self._pending = self._exchange.send(arrived)
+            self._started += 1
+        except StopIteration as stop:
+            self._pending, self._decode = None, stop.value
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Keep an exchange with the values that its result overwrites."""
+
+    exchange: InFlight
+    values: Values
+
+
+class GroupsInFlight:
+    """Drive the exchanges of all fusion groups of a step.
+
+    Args:
+        ledger: takes the seconds.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._groups: dict[int, _Group] = {}
+
+    def start(self, group: int, exchange: Exchange, values: Values) -> None:
+        """Start the exchange of ``group``; its result will be written over ``values``."""
+        self._groups[group] = _Group(InFlight(exchange, self._ledger), values)
+
+    def advance(self) -> None:
+        """Move every group forward whose collective has arrived, without waiting."""
+        for group in self._groups.values():
+            group.exchange.advance()
+
+    def finish(self, group: int, scale: float, collectives: int) -> Values:
+        """Wait for ``group``, and return its values, where ``scale`` times the sum now is.
+
+        Before, every group is brought to its last collective of ``collectives``, in an order that all ranks share.
+        Ranks ask for results in different orders. A rank that waited for one group's sums while another rank waits for
+        another group's would wait forever: neither would start what the other needs.
+        """
+        for arrived in range(collectives):
+            for each in sorted(self._groups):
+                self._groups[each].exchange.reach(arrived)
+                self.advance()
+            for each in sorted(self._groups):
+                self._groups[each].exchange.start()
+        finished = self._groups.pop(group)
+        finished.exchange.finish(scale, finished.values)
+        return finished.values

@@ -1,0 +1,247 @@
+"""Gradients on a device: encoded there, only records travel, and weights are those of the native codec, bit for bit.
+
+The device is emulated: its tensors are the CPU's, its kernels run on the CPU. ``tests/gpu`` has the same on a real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alq_hvd.communicator.base import Communicator, Payload, Pending
+from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
+from alq_hvd.errors import ConfigurationMismatch, UnsupportedTensor, WireFormatError
+from tests.support.device_training import compressor, network, train, weights
+from tests.support.emulated_device import EmulatedDevice, EmulatedDevices, needs_compiler
+from tests.support.exchanging import Watched
+from tests.support.grid import grid
+
+pytestmark = [needs_compiler, pytest.mark.timeout(300)]
+
+OnDevice = Callable[[int], EmulatedDevices | None]
+
+
+def on_host(rank: int) -> None:
+    """Let every rank's gradients live on the host."""
+
+
+def on_device(rank: int) -> EmulatedDevices:
+    """Give every rank a device of its own."""
+    return EmulatedDevices()
+
+
+def run(
+    size: int,
+    devices_of: OnDevice,
+    *,
+    dtype: torch.dtype = torch.float32,
+    names: bool = True,
+    place: Callable[[LoopbackCommunicator], Communicator] = lambda ranks: ranks,
+    **options: Any,
+) -> bytes:
+    """Return the weights of all ranks, which must be the same; ``place`` tells a rank more about its world."""
+
+    def program(ranks: LoopbackCommunicator) -> bytes:
+        model, devices = network(dtype, "cpu"), devices_of(ranks.rank)
+        result = train(ranks, model, compressor(place(ranks), model, devices, names=names, **options))
+        if devices is not None:
+            launched = " ".join(devices.device.launched)
+            assert "alq::encode" in launched
+            assert "alq::decode_sum" in launched
+        return result
+
+    first, *others = LoopbackWorld(size).run(program)
+    assert all(other == first for other in others)
+    return first
+
+
+@pytest.mark.parametrize("exchange", ["allgather", "two_shot"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("names", [True, False])
+def test_weights_are_those_of_the_native_codec(exchange: str, dtype: torch.dtype, names: bool) -> None:
+    options: dict[str, Any] = {"exchange": exchange, "dtype": dtype, "names": names}
+    assert run(3, on_device, **options) == run(3, on_host, **options)
+
+
+@pytest.mark.parametrize("bucket_size", [64, 100])
+def test_levels_fitted_to_what_the_device_counted_are_the_same(bucket_size: int) -> None:
+    """Statistics of both shots are counted on the device at steps 0 and 2; 100 takes the kernels of other sizes."""
+    options: dict[str, Any] = {"exchange": "two_shot", "schedule": [0, 2], "bits": (3, 4), "bucket_size": bucket_size}
+    fitted = run(2, on_device, measure_every=1, **options)
+    assert fitted == run(2, on_host, **options)
+    assert fitted != run(2, on_host, **{**options, "schedule": []})
+
+
+def test_a_rank_with_a_device_and_a_rank_without_train_together() -> None:
+    expected = run(3, on_host, exchange="two_shot")
+    assert run(3, lambda rank: on_device(rank) if rank == 1 else None, exchange="two_shot") == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_hierarchical_adds_up_inside_a_node_as_the_host_does(dtype: torch.dtype) -> None:
+    options: dict[str, Any] = {"exchange": "hierarchical", "dtype": dtype, "schedule": [1]}
+    expected = run(4, on_host, place=grid(2, 2), **options)
+    assert run(4, on_device, place=grid(2, 2), **options) == expected
+    assert run(4, lambda rank: on_device(rank) if rank % 3 else None, place=grid(2, 2), **options) == expected
+
+
+def test_gradients_of_the_host_and_of_a_device_in_one_model() -> None:
+    """Weights of the first layer on the host, of the second on a device: groups of their own, whatever their size."""
+    split = EmulatedDevices(holds=lambda tensor: tensor.shape == (30, 40))
+
+    def program(ranks: LoopbackCommunicator) -> tuple[bytes, list[Any]]:
+        model = network(torch.float32, "cpu")
+        compression = compressor(ranks, model, split, codec="auto", fusion_elements=10_000)
+        return train(ranks, model, compression), compression._keys.plan.describe()  # type: ignore[union-attr]
+
+    expected = run(2, on_host, fusion_elements=1000)
+    for result, plan in LoopbackWorld(2).run(program):
+        assert plan == [["0.weight", 960, "group 0"], ["2.weight", 1200, "group 1"]]
+        assert result == expected
+
+
+def test_ranks_whose_models_are_spread_differently_are_told_before_a_payload() -> None:
+    def program(ranks: LoopbackCommunicator) -> None:
+        model = network(torch.float32, "cpu")
+        devices = EmulatedDevices(holds=lambda tensor: ranks.rank == 0 or tensor.shape == (30, 40))
+        compression = compressor(ranks, model, devices, codec="auto", fusion_elements=10_000)
+        with pytest.raises(ConfigurationMismatch, match=r"gradients\[1\]: rank 0 has .*group 0.*rank 1 has .*group 1"):
+            train(ranks, model, compression)
+
+    LoopbackWorld(2).run(program)
+
+
+@pytest.mark.parametrize("exchange", ["allgather", "two_shot"])
+def test_ranks_that_ask_for_results_in_another_order_do_not_wait_for_each_other(exchange: str) -> None:
+    """Copies to the host take longer than anything: no rank may wait for a record that another has not sent yet."""
+
+    def program(ranks: LoopbackCommunicator) -> list[bytes]:
+        model = network(torch.float32, "cpu")
+        devices = EmulatedDevices(EmulatedDevice(polls=10**6))
+        compression = compressor(ranks, model, devices, exchange=exchange)
+        parameters = [parameter for parameter in model.parameters() if parameter.dim() == 2]
+        for index, parameter in enumerate(parameters):
+            parameter.grad = torch.full_like(parameter, 1.0 + index + ranks.rank)
+        started = []
+        for parameter in parameters:
+            probe, context = compression.compress(parameter.grad)
+            started.append((context, ranks.allgather(probe.numpy().view(np.uint8), f"probe of {context.name}")))
+        order = (0, 1) if ranks.rank == 0 else (1, 0)
+        reduced: dict[int, bytes] = {}
+        for index in order:
+            context, pending = started[index]
+            mean = np.mean([part.view(np.float32) for part in pending.wait()], axis=0, dtype=np.float32)
+            reduced[index] = compression.decompress(torch.from_numpy(mean), context).numpy().tobytes()
+        return [reduced[0], reduced[1]]
+
+    first, *others = LoopbackWorld(3, timeout=20).run(program)
+    assert all(other == first for other in others)
+
+
+def test_records_that_are_still_leaving_the_device_are_sent_while_the_backward_pass_goes_on() -> None:
+    """A record needs to be asked for twice; the compress calls of later gradients ask."""
+
+    def program(ranks: LoopbackCommunicator) -> None:
+        watched = Watched(ranks)
+        model = torch.nn.Sequential(*(torch.nn.Linear(20, 20) for _ in range(4)))
+        compression = compressor(watched, model, EmulatedDevices(EmulatedDevice(polls=1)), fusion_elements=1)
+        sent = []
+        for layer in model:
+            layer.weight.grad = torch.ones_like(layer.weight)
+            compression.compress(layer.weight.grad)
+            sent.append(len([name for _, name, _ in watched.started if ".group" in name]))
+        assert sent == [0, 1, 2, 3]
+
+    LoopbackWorld(2).run(program)
+
+
+SENDER, IN_A_NORM = 24, 40
+"""Places in a record: in its header, and behind it."""
+
+
+class Damaging:
+    """Pass collectives on, and change a byte of what one of them delivers: of its payload, or of a header's sender."""
+
+    def __init__(self, inner: LoopbackCommunicator, name: str, place: int) -> None:
+        self.inner, self.name, self.place = inner, name, place
+        self.rank, self.size = inner.rank, inner.size
+
+    def allgather(self, payload: Payload, name: str) -> Any:
+        return self._maybe(self.inner.allgather(payload, name), name)
+
+    def alltoall(self, payloads: Any, name: str) -> Any:
+        return self._maybe(self.inner.alltoall(payloads, name), name)
+
+    def gather(self, payload: Payload, root: int, name: str) -> Any:
+        return self.inner.gather(payload, root, name)
+
+    def broadcast(self, payload: Payload, root: int, name: str) -> Any:
+        return self.inner.broadcast(payload, root, name)
+
+    def _maybe(self, pending: Pending[list[Payload]], name: str) -> Any:
+        return _Damaged(pending, self.place) if name == self.name else pending
+
+
+class _Damaged:
+    def __init__(self, pending: Pending[list[Payload]], place: int) -> None:
+        self.pending, self.place = pending, place
+
+    def done(self) -> bool:
+        return self.pending.done()
+
+    def wait(self) -> list[Payload]:
+        received = [payload.copy() for payload in self.pending.wait()]
+        received[1][self.place] ^= 64
+        return received
+
+
+@pytest.mark.parametrize(
+    ("place", "found"), [(IN_A_NORM, "a checksum that does not fit the bytes"), (SENDER, "a header that differs")]
+)
+def test_damage_in_the_last_hop_stops_the_step_before_the_weights_change(place: int, found: str) -> None:
+    def program(ranks: LoopbackCommunicator) -> None:
+        model = network(torch.float32, "cpu")
+        before = weights(model)
+        damaging = Damaging(ranks, "alq_hvd.group1", place)
+        compression = compressor(damaging, model, EmulatedDevices(), exchange="allgather")
+        with pytest.raises(
+            WireFormatError, match=f"rank {ranks.rank}, step 0: expected whole records .*{found}.* on cpu"
+        ):
+            train(ranks, model, compression)
+        assert weights(model) == before
+
+    LoopbackWorld(2).run(program)
+
+
+def test_a_sum_made_of_damaged_records_is_not_sent_on() -> None:
+    """Rank 0 is to send the sum of its chunk to all: it must find out first, for nobody else could."""
+    started: dict[int, list[tuple[str, str, int]]] = {}
+
+    def program(ranks: LoopbackCommunicator) -> None:
+        model = network(torch.float32, "cpu")
+        watched = Watched(Damaging(ranks, "alq_hvd.group1.shot0", IN_A_NORM) if ranks.rank == 0 else ranks)
+        started[ranks.rank] = watched.started
+        train(ranks, model, compressor(watched, model, EmulatedDevices(), exchange="two_shot"), steps=1)
+
+    with pytest.raises(WireFormatError, match=r"rank 0: alq_hvd\.group1\.shot1: .*a checksum that does not fit"):
+        LoopbackWorld(3, timeout=20).run(program)
+    names = [name for _, name, _ in started[0]]
+    assert "alq_hvd.group1.shot0" in names
+    assert "alq_hvd.group1.shot1" not in names
+
+
+@pytest.mark.parametrize("names", [True, False])
+def test_a_gradient_of_the_host_is_refused_where_the_device_codec_is_asked_for(names: bool) -> None:
+    def program(ranks: LoopbackCommunicator) -> None:
+        model = network(torch.float32, "cpu")
+        devices = EmulatedDevices(holds=lambda tensor: tensor.shape == (30, 40))
+        with pytest.raises(
+            UnsupportedTensor, match=r'codec="cuda": expected gradients on a CUDA device.*\(40, 24\) on cpu'
+        ):
+            train(ranks, model, compressor(ranks, model, devices, names=names))
+
+    LoopbackWorld(2).run(program)
