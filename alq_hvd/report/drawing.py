@@ -88,13 +88,13 @@ def panels(draws: Sequence[Draw], columns: int = COLUMNS, height: float = PANEL_
     """
     matplotlib = backends.require("matplotlib")
     figures = backends.require("matplotlib.figure")
-    columns = min(columns, len(draws))
+    columns = max(2, min(columns, len(draws)))  # one panel alone would be stretched out of shape
     rows = math.ceil(len(draws) / columns)
     with matplotlib.rc_context(_STYLE):
         size = (PANEL_INCHES[0] * COLUMNS, height * rows + 0.3 * legend)
         figure = figures.Figure(figsize=size, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, wspace=0.06, hspace=0.08)
-        grid = figure.add_gridspec(rows, columns if len(draws) > 1 else 1)
+        grid = figure.add_gridspec(rows, columns)
         labelled: dict[str, Any] = {}
         for place, draw in enumerate(draws):
             axes = figure.add_subplot(grid[divmod(place, columns)])

@@ -70,7 +70,7 @@ def _throughput(axes: Any, comparison: Comparison) -> None:
             if point.quartiles is not None:
                 axes.plot([point.size.ranks] * 2, point.quartiles, color=colour_of(number), linewidth=8, alpha=0.25)
     _rank_axis(axes, comparison)
-    _decades(axes)
+    _speed_axis(axes, comparison)
 
 
 def _speed_up(axes: Any, comparison: Comparison) -> None:
@@ -82,7 +82,7 @@ def _speed_up(axes: Any, comparison: Comparison) -> None:
         points = comparison.of(method)
         _line(axes, points, [point.speed_up for point in points], number)
     _rank_axis(axes, comparison)
-    _decades(axes)
+    _speed_axis(axes, comparison)
 
 
 def _efficiency(axes: Any, comparison: Comparison) -> None:
@@ -149,6 +149,7 @@ def _curve(axes: Any, comparison: Comparison, size: Size, event: tuple[str, str]
                 steps, values, color=colour_of(number), marker=marker, markersize=3.5, linewidth=1.3, alpha=0.9,
                 label=method,
             )  # fmt: skip
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("step")
 
 
@@ -207,8 +208,11 @@ def _rank_axis(axes: Any, comparison: Comparison) -> None:
     axes.set_xlabel("ranks")
 
 
-def _decades(axes: Any) -> None:
-    """Make the y axis logarithmic with plain numbers at 1, 2 and 5 of every decade."""
+def _speed_axis(axes: Any, comparison: Comparison) -> None:
+    """Make the y axis logarithmic with plain numbers at 1, 2 and 5 of every decade; linear where nothing scales."""
+    if not comparison.selection.scaling:
+        axes.set_ylim(bottom=0)
+        return
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     ticks = [

@@ -140,7 +140,7 @@ def runs(comparison: Comparison) -> Table:
                     str(run.directory),
                     point.method,
                     str(document.get("exchange") or NONE) if run.result.bits else NONE,
-                    str(document.get("started", NOT_RECORDED)).removesuffix("+00:00"),
+                    str(document.get("started", NOT_RECORDED)).removesuffix("+00:00").replace("T", " "),
                     str(job.get("SLURM_JOB_ID", NONE)),
                     ", ".join(map(str, document.get("resumed") or [])) or NONE,
                     str(point.size.ranks),
