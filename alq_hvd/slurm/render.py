@@ -73,6 +73,7 @@ def _common(options: JobOptions, command_line: Sequence[str]) -> dict[str, str]:
         "REQUEUE": _template(_REQUEUE).rstrip("\n"),
         "PREEMPTED": str(PREEMPTED_STATUS),
         "RESTARTS": str(options.restarts),
+        "SECONDS": str(options.signal_seconds),
     }
 
 

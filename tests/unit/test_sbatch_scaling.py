@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import subprocess
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ class Job:
         stand_ins = {
             "srun": STAND_IN,
             "alq-hvd": '#!/bin/bash\necho "report $*" >>calls\nexit "${REPORT:-0}"\n',
-            "squeue": "#!/bin/bash\necho RUNNING\n",
+            "squeue": '#!/bin/bash\n[[ $* == *%T* ]] && echo RUNNING || echo "${END:-}"\n',
             # What requeuing does to this script, only sooner.
             "scontrol": '#!/bin/bash\necho "scontrol $*" >>calls\nkill "$PPID"\n',
         }
@@ -136,3 +137,16 @@ def test_a_run_that_fails_does_not_keep_the_others_from_running(
 def test_a_report_that_leaves_runs_out_fails_the_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, _ = Job(tmp_path, "--nodes 1", capsys).run(REPORT="1")
     assert status == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds_left", "runs"), [(3600, ["fp32-1", "fp16-1", "alq-1"]), (320, ["fp32-1", "fp16-1", "alq-1"]), (290, [])]
+)
+def test_no_training_starts_when_the_signal_has_been_sent(
+    seconds_left: int, runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slurm signals 300 seconds before the end, and only what runs then hears it."""
+    end = datetime.now() + timedelta(seconds=seconds_left)
+    _, calls = Job(tmp_path, "--nodes 1", capsys).run(END=end.isoformat(timespec="seconds"))
+    assert runs_of(calls) == runs
+    assert (calls[-1] == "scontrol requeue 7") is not bool(runs)
