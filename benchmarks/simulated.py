@@ -3,7 +3,7 @@
     python benchmarks/simulated.py [--ranks 4 32 256] [--elements 262144] [--methods qsgdinf optimal optimal:rotate]
 
 Half of each rank's gradient is common to all ranks, half is its own. The error is that of the mean, squared, over the
-square of the exact mean, after one adaptation of the levels; bytes are those of one rank, probes and levels not counted.
+square of the exact mean, after one adaptation of the levels; bytes are those of one rank, without probes and levels.
 Writes benchmarks/results/simulated.json.
 """
 

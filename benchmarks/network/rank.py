@@ -38,8 +38,7 @@ class Way:
     def __init__(self, name: str, options: dict[str, Any] | None, elements: int, tensors: int) -> None:
         self.name = name
         self.parameters = [(f"p{index}", torch.nn.Parameter(torch.zeros(elements))) for index in range(tensors)]
-        for index, (_, parameter) in enumerate(self.parameters):
-            parameter.grad = torch.from_numpy(draw(hvd.rank(), index, elements))
+        self.gradients = [torch.from_numpy(draw(hvd.rank(), index, elements)) for index in range(tensors)]
         self.compression = self._compression(options)
         self.seconds: list[float] = []
         self.bytes: list[int] = []
@@ -52,19 +51,23 @@ class Way:
         method = getattr(alq_hvd.Compression, settings.pop("method"))
         return method(named_parameters=self.parameters, name=self.name, **settings)
 
+    def backward(self) -> None:
+        """Bring the gradients, which the last reduction has overwritten with their mean."""
+        for (_, parameter), gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient.clone()
+
     def reduce(self) -> None:
         """Average the gradients in the order in which ``hvd.DistributedOptimizer`` calls."""
         started = []
         for name, parameter in self.parameters:
             compressed, context = self.compression.compress(parameter.grad)
-            # The optimizer reduces a gradient in place; here the gradient is kept for the next repeat.
-            compressed = compressed.clone() if compressed is parameter.grad else compressed
             handle = hvd.allreduce_async_(compressed, name=f"{self.name}.{name}", op=hvd.Average)
             started.append((handle, context))
         self.result = [self.compression.decompress(hvd.synchronize(handle), context) for handle, context in started]
 
     def measure(self) -> None:
         """Reduce once; note the seconds, and the bytes that have left when every rank is done."""
+        self.backward()
         hvd.barrier()
         before, start = sent(), time.perf_counter()
         self.reduce()
@@ -132,6 +135,7 @@ def main() -> None:
     ways = [Way(name, options, per_tensor, job["tensors"]) for name, options in job["ways"].items()]
     for way in ways:
         for _ in range(WARM_UP):
+            way.backward()
             way.reduce()
     for _ in range(job["repeats"]):
         for way in ways:
