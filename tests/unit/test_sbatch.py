@@ -163,24 +163,6 @@ def test_submit_hands_the_script_to_sbatch_and_tells_its_refusal(
     assert "sbatch refused the job: invalid partition specified: x" in capsys.readouterr().err
 
 
-def guide_commands() -> list[str]:
-    lines = [
-        line.strip() for line in (ROOT / "docs/guides/slurm.md").read_text().splitlines() if line.startswith("    ")
-    ]
-    return [line.removeprefix(".venv/bin/") for line in lines if line.removeprefix(".venv/bin/").startswith("alq-hvd ")]
-
-
-def test_the_guide_has_commands() -> None:
-    assert len(guide_commands()) >= 9
-
-
-@pytest.mark.parametrize("command", guide_commands())
-def test_every_command_of_the_guide_renders(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [word for word in shlex.split(command, comments=True) if word != "--submit"]
-    assert cli.main(words[1:]) == 0
-    assert capsys.readouterr().out.startswith("#!/usr/bin/env bash\n")
-
-
 def test_the_guide_names_files_that_exist() -> None:
     guide = (ROOT / "docs/guides/slurm.md").read_text()
     for name in re.findall(r"`([\w-]+\.sbatch)`", guide):
