@@ -1,4 +1,4 @@
-"""Write the golden records: one file a number of bits, the bytes that every codec and every later version must give.
+"""Write the golden records: a file a number of bits, and rotated ones: the bytes that every codec must always give.
 
 Run ``python tests/golden/make_records.py`` only when the wire format changes, together with ``alq_hvd.wire.VERSION``.
 The inputs use integer arithmetic, float32 multiplication and powers of two alone, so that they are the same anywhere.
@@ -22,6 +22,13 @@ FOLDER = Path(__file__).parent
 ELEMENTS = 1500
 """One full tile, a tail tile whose last row is short, a short last bucket."""
 
+ROTATED = {
+    "rotated-2-bits": QuantiserConfig(2, 100, "linf", rotate=True),
+    "rotated-clipped-3-bits": QuantiserConfig(3, 100, "l2", 2.5, rotate=True),
+    "rotated-nearest-4-bits": QuantiserConfig(4, 100, "l2", rotate=True, rounding="nearest"),
+}
+"""Two blocks of 64 that overlap in a bucket of 100; once, clipped, and twice with rounding to the nearest."""
+
 
 def gradient() -> FloatArray:
     """Return float32[ELEMENTS]: cubes of pseudo-random fractions, one silent bucket, one with an infinity."""
@@ -43,6 +50,15 @@ def levels(bits: int) -> Levels:
 
 def cases() -> Iterator[tuple[Path, RecordLayout, Levels, Stamp]]:
     """Yield file, layout, levels and stamp of each golden record."""
+    yield from plain_cases()
+    for name, config in ROTATED.items():
+        table = levels(config.bits)
+        stamp = Stamp(table.digest, step=20 + config.bits, sender=config.bits)
+        yield FOLDER / f"record-{name}.bin", RecordLayout(ELEMENTS, config), table, stamp
+
+
+def plain_cases() -> Iterator[tuple[Path, RecordLayout, Levels, Stamp]]:
+    """Yield the cases of buckets that are quantised as they are."""
     for bits in range(1, 9):
         config = QuantiserConfig(
             bits, bucket_size=100, norm="l2" if bits % 2 else "linf", clip=2.5 if bits == 2 else None
