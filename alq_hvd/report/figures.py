@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from alq_hvd.report.comparison import Comparison, Point, Size, counted
 from alq_hvd.report.drawing import PART_COLOURS, THEME, colour_of, marker_of, no_grid, panels
 from alq_hvd.run_record import PARTS, Run
+
+MOST_POINTS = 300
+"""Of a curve: more would not be seen."""
 
 
 def scaling(comparison: Comparison) -> str:
@@ -55,6 +60,15 @@ def levels(comparison: Comparison, method: str) -> str:
         if len(point.runs[0].result.shots) > shot and point.runs[0].result.shots[shot]
     ]
     return panels(draws, legend=False) if draws else ""
+
+
+def thinned(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return at most ``MOST_POINTS`` points: means of neighbours, where there are more. A page must stay small."""
+    together = math.ceil(len(curve) / MOST_POINTS)
+    if together < 2:
+        return list(curve)
+    parts = [curve[start : start + together] for start in range(0, len(curve), together)]
+    return [(fmean(step for step, _ in part), fmean(value for _, value in part)) for part in parts]
 
 
 def _throughput(axes: Any, comparison: Comparison) -> None:
@@ -142,7 +156,7 @@ def _curve(axes: Any, comparison: Comparison, size: Size, event: tuple[str, str]
     for number, method in enumerate(comparison.methods):
         point = comparison.at(method, size)
         for run in point.runs if point is not None else ():
-            curve = run.curve(kind, name)
+            curve = thinned(run.curve(kind, name))
             marker = marker_of(number) if len(curve) <= 12 else ""
             steps, values = [step for step, _ in curve], [unit * value for _, value in curve]
             axes.plot(

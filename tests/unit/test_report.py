@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from alq_hvd import cli
-from alq_hvd.run_record import RESULT_FILE, read_run
+from alq_hvd.report.figures import MOST_POINTS, thinned
+from alq_hvd.run_record import RESULT_FILE, STEPS_FILE, read_run
 from tests.support.run_records import SOFTWARE, result, write_run, write_sweep
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -255,6 +257,28 @@ def test_one_run_alone_makes_a_page(tmp_path: Path) -> None:
     page = report(write_run(tmp_path / "run", "alq", 1), output=tmp_path / "new" / "page.html")
     assert "No levels were adapted in these runs." in page.text
     assert page.row("scaling", "alq 3 bits", "1 × 1", "1")["efficiency"] == "100.0 %"
+
+
+def test_a_long_run_makes_no_large_page(tmp_path: Path) -> None:
+    short = write_run(tmp_path / "short")
+    long = write_run(tmp_path / "long", steps=100_000)
+    with (long / STEPS_FILE).open("a") as lines:
+        lines.writelines(
+            f'{{"kind": "step", "step": {step}, "loss": {math.sin(step)}}}\n' for step in range(41, 100_001)
+        )
+    report(short, output=tmp_path / "short.html")
+    page = report(long, output=tmp_path / "long.html")
+    assert (tmp_path / "long.html").stat().st_size < (tmp_path / "short.html").stat().st_size + 50_000
+    assert page.row("accuracy", "fp32")["last loss"] == f"{math.sin(100_000):.4g}"
+
+
+def test_thinning_keeps_the_course_of_a_curve() -> None:
+    curve = [(float(step), 2.0 * step) for step in range(1, 1001)]
+    thin = thinned(curve)
+    assert MOST_POINTS / 2 < len(thin) <= MOST_POINTS
+    assert all(value == pytest.approx(2 * step) for step, value in thin)
+    assert thin[0][0] < 4 and thin[-1][0] > 996
+    assert thinned(curve[:MOST_POINTS]) == curve[:MOST_POINTS]
 
 
 def test_an_output_that_can_not_be_written_is_named(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
