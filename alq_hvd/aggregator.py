@@ -56,24 +56,30 @@ class Aggregator:
         self._schedule = options.parsed_schedule()
         self._codec = codec
         self._sampled = sampled
-        self._communicator: Communicator | None = None
-        self._control: Communicator | None = None
-        self._sum_over_ranks: ExchangeFunction | None = None
         self.ledger = Ledger()
-        self._in_flight = GroupsInFlight(self.ledger)
-        self._used: list[Codec] = []  # in the open step
         self.step = 0
-        self.exchange = ""
-        self.decision: Decision | None = None
         self.remembered: dict[str, Any] | None = None
-        self._gathered = False
         self.shots = tuple(
             AdaptiveShot(index, options.quantiser(index), self._method.policy, self._method.initial(bits))
             for index, bits in enumerate(options.bits_of_shots)
         )
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Leave the world: forget its ranks, its exchange, what is in flight and what the open step has gathered."""
+        self._communicator: Communicator | None = None
+        self._control: Communicator | None = None
+        self._sum_over_ranks: ExchangeFunction | None = None
+        self._in_flight = GroupsInFlight(self.ledger)
+        self._used: list[Codec] = []  # in the open step
+        self.exchange = ""
+        self.decision: Decision | None = None
+        self._gathered = False
+        for shot in self.shots:
+            shot.forget()
 
     def connect(self, communicator: Communicator, control: Communicator) -> None:
-        """Join the world that ``communicator`` reaches; what was in flight in an older world is forgotten.
+        """Join the world that ``communicator`` reaches, as after ``disconnect``.
 
         Args:
             communicator: carries the records.
@@ -86,10 +92,6 @@ class Aggregator:
         if self.exchange == HIERARCHICAL:
             nodes = nodes_of(communicator, options.ranks_per_node, f"{options.name}.nodes")
         self._sum_over_ranks = function(self.exchange, nodes)
-        self._in_flight, self._used = GroupsInFlight(self.ledger), []
-        self._gathered, self.decision = False, None
-        for shot in self.shots:
-            shot.forget()
 
     def settle(self, groups: Sequence[int], stock: Stock, codec: Codec | None = None) -> Decision:
         """Time plain Horovod and the exchanges that the options allow, and use what the leader decides.
@@ -104,9 +106,9 @@ class Aggregator:
             codec: to measure with; the one given to ``Aggregator`` when ``None``.
         """
         assert self._communicator is not None
-        exchanges, size = self._candidates(), self._communicator.size
-        if self.remembered is not None and self.remembered["ranks"] == size:
-            decision = Decision(self.remembered["choice"], self.remembered["seconds"])
+        exchanges, size, known = self._candidates(), self._communicator.size, self.remembered
+        if known is not None and known["ranks"] == size and known["choice"] in (PLAIN, *exchanges):
+            decision = Decision(known["choice"], known["seconds"])
         else:
             task = self._task("trial", _NO_GROUP, codec or self._codec)
             nothing = replace(task, ledger=Ledger(), observe=lambda shot, values, key: None)
@@ -141,6 +143,12 @@ class Aggregator:
         """Return 16 bits that change with the levels of any shot and their versions."""
         history = b"".join(struct.pack("<II", shot.levels.digest, shot.levels.version) for shot in self.shots)
         return zlib.crc32(history) & 0xFFFF
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """Return the state that all ranks must share before they exchange anything."""
+        history = [f"version {shot.levels.version}, digest {shot.levels.digest:#010x}" for shot in self.shots]
+        return {"completed steps": self.step, "levels": history}
 
     @property
     def gathers_statistics(self) -> bool:

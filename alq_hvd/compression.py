@@ -18,14 +18,14 @@ from alq_hvd.codec.choice import Codecs
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.horovod import HorovodCommunicator
 from alq_hvd.connection import join, rival
-from alq_hvd.errors import CallOrderError, ConfigurationError, UnsupportedReduction
+from alq_hvd.errors import CallOrderError, ConfigurationError
 from alq_hvd.fusion import FusionGroups, Sampler, is_dense_float, require_all, require_convertible, sampled_groups
 from alq_hvd.handshake import agree_on_configuration, fingerprint
 from alq_hvd.ledger import ring_bytes
 from alq_hvd.options import Options
 from alq_hvd.plan import FusionPlan, Slot, keys
 from alq_hvd.planning.break_even import PLAIN
-from alq_hvd.probe import PROBE_BYTES, PROBE_LENGTH, Probe
+from alq_hvd.probe import PROBE_BYTES, Probe, require_gradient
 from alq_hvd.tickets import Passed, Ticket
 from alq_hvd.version import __version__
 
@@ -74,15 +74,32 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._configuration = fingerprint({**options.shared(), "alq_hvd": __version__})
         self._torch = backends.torch()
         self._ledger = self._aggregator.ledger
-        self._rank, self._size = 0, 0  # of the world agreed with; 0 ranks: none yet
+        self._passed_elements_last_step = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the world and all that was under way in it; levels, step and counters stay.
+
+        The next gradient agrees with the ranks that there are then. A new world of elastic Horovod is noticed, and
+        ``hvd.elastic.TorchState(compression=...)`` calls this when it goes back to a commit: no program has to.
+        """
+        self._world: object = None  # that all ranks have agreed in
+        self._rank, self._size = 0, 0
         self._groups: FusionGroups | None = None  # of the plan that all ranks have agreed on
         self._staged: list[Any] = []  # gradients of the first step, while call order is being learnt
         self._sparse: list[Slot] = []
         self._decoded: set[int] = set()  # groups
-        self._outstanding = 0
-        self._delivering = False
+        self._outstanding, self._passed_elements, self._delivering = 0, 0, False
         self._plain = False  # measured: compression would not pay
-        self._passed_elements = self._passed_elements_last_step = 0
+        self._keys.reset()
+        self._aggregator.disconnect()
+
+    @property
+    def communicator(self) -> Communicator:
+        """Return what carries the payloads."""
+        if self._communicator is None:
+            self._communicator = HorovodCommunicator(self._process_set, self.options.timeout)
+        return self._communicator
 
     def compress(self, tensor: Any) -> tuple[Any, Any]:
         """Start the exchange of a gradient, and return what Horovod shall reduce in its place.
@@ -99,11 +116,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             CallOrderError: the gradient was handed over before in this step, or does not fit the call order.
         """
         torch = self._torch
-        if isinstance(tensor, torch.nn.Parameter):
-            raise UnsupportedReduction(
-                "expected a gradient, got a parameter: Horovod's Adasum reduces changes of parameters, which can not "
-                "be quantised here. Use op=hvd.Average or op=hvd.Sum, or drop compression"
-            )
+        require_gradient(tensor)
         self._connect()
         if self._exact or self._size == 1 or not is_dense_float(tensor):
             return self._pass(tensor)
@@ -153,12 +166,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         if isinstance(ctx, Passed):
             self._delivered()
             return tensor if tensor.dtype == ctx.dtype else tensor.to(ctx.dtype)
-        if tuple(tensor.shape) != (PROBE_LENGTH,):
-            raise UnsupportedReduction(
-                f"expected Horovod's allreduce of {PROBE_LENGTH} numbers for {ctx.name}, got shape "
-                f"{tuple(tensor.shape)}: reducescatter can not be compressed"
-            )
-        factor = ctx.probe.check(tensor.tolist(), ctx.name)
+        factor = ctx.probe.check(tensor.reshape(-1).tolist(), ctx.name)
         if not self._delivering:
             self._all_gradients_seen()
         assert self._groups is not None
@@ -210,25 +218,21 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._aggregator.load_state_dict(state)
 
     def _connect(self) -> None:
-        """Agree with all ranks on the options, at the first call and when the world has changed (elastic Horovod)."""
-        if self._communicator is None:
-            self._communicator = HorovodCommunicator(self._process_set, self.options.timeout)
-        communicator = self._communicator
-        if communicator.size == self._size:
+        """Agree with all ranks on options and state, at the first call and in every new world of elastic Horovod."""
+        communicator = self.communicator
+        if communicator.world is self._world:
             return
+        self.reset()
         self._rank, self._size = communicator.rank, communicator.size
-        self._groups = None
-        self._staged, self._decoded, self._outstanding, self._delivering = [], set(), 0, False
-        self._plain = False
         if self._size > 1 and not self._exact:
-            self._aggregator.connect(communicator, join(self.options, communicator))
+            self._aggregator.connect(communicator, join(self.options, communicator, self._aggregator.position))
+        self._world = communicator.world
 
     def _agree_on_plan(self, plan: FusionPlan) -> None:
-        assert self._communicator is not None
         own = {"gradients": plan.describe(), "break_even": self._aggregator.remembered}
-        agree_on_configuration(self._communicator, own, f"{self.options.name}.gradients")
+        agree_on_configuration(self.communicator, own, f"{self.options.name}.gradients")
         self._groups = FusionGroups(plan, self._codecs)
-        stock = rival(self.options, self._communicator)
+        stock = rival(self.options, self.communicator)
         if stock is not None and self._aggregator.decision is None and plan.group_elements:
             self._plain = self._aggregator.settle(plan.group_elements, stock, self._groups.main_codec).choice == PLAIN
 
@@ -265,7 +269,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
 
     @property
     def _compresses_nothing(self) -> bool:
-        return self._exact or self._plain or (self._keys.plan is not None and not self._keys.plan.slots)
+        nothing = self._keys.plan is not None and not self._keys.plan.slots
+        return self._exact or self._plain or self._size == 1 or nothing
 
     def _end_step(self) -> None:
         self._delivering = False

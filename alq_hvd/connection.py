@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from alq_hvd.communicator import mpi
 from alq_hvd.communicator.base import Communicator
@@ -16,16 +18,21 @@ from alq_hvd.version import __version__
 _logger = logging.getLogger(__name__)
 
 
-def join(options: Options, communicator: Communicator) -> Communicator:
-    """Agree with all ranks on ``options``, and return the communicator on which statistics and levels travel.
+def join(options: Options, communicator: Communicator, position: Mapping[str, Any]) -> Communicator:
+    """Agree with all ranks on ``options`` and on ``position``; return the communicator of statistics and levels.
 
     That is MPI, on a communicator of our own beside Horovod's, when Horovod runs on MPI and every rank has mpi4py; else
     ``communicator`` itself.
 
+    Args:
+        options: of this rank.
+        communicator: of the gradients.
+        position: completed steps and levels of this rank: a rank that joins a run must have loaded its state.
+
     Raises:
-        ConfigurationMismatch: ranks were started with different options or versions.
+        ConfigurationMismatch: ranks were started with different options or versions, or hold different states.
     """
-    shared = {**options.shared(), "alq_hvd": __version__}
+    shared = {**options.shared(), **position, "alq_hvd": __version__}
     over_horovod = isinstance(communicator, HorovodCommunicator)
     able = over_horovod and not mpi.unusable(communicator.size)
     agreed = agree_on_configuration(communicator, {**shared, MPI_LEVELS: able}, f"{options.name}.options")

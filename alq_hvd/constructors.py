@@ -10,6 +10,7 @@ from alq_hvd.adaptation.schedule import Schedule
 from alq_hvd.communicator.base import DEFAULT_TIMEOUT, Communicator
 from alq_hvd.compression import QuantisedCompressor
 from alq_hvd.config import DEFAULT_BUCKET_SIZE, Norm
+from alq_hvd.elastic import register
 from alq_hvd.fusion import Sampler
 from alq_hvd.options import Options
 
@@ -101,3 +102,6 @@ class Compression:
     terngrad = Constructor("terngrad", bits=2)
     eden = Constructor("eden")
     none = Constructor("none")
+
+
+register()

@@ -32,7 +32,8 @@ def agree_on_configuration(communicator: Communicator, own: dict[str, Any], name
             option, expected, got = difference
             raise ConfigurationMismatch(
                 f"{option}: rank 0 has {expected}, rank {rank} has {got} (seen on rank {communicator.rank}): "
-                "start every rank with the same options, model and version of alq_hvd"
+                "start every rank with the same options, model and version of alq_hvd, and load the same state on "
+                "every rank, for example with hvd.elastic.TorchState(compression=...)"
             )
     return {**everyone[0], MPI_LEVELS: all(abilities)}
 

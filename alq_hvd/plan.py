@@ -117,6 +117,10 @@ class Keys(Protocol):
         """Get ready for the next step."""
         ...
 
+    def reset(self) -> None:
+        """Forget what was learnt from gradients: ranks that are new in the world know nothing of it."""
+        ...
+
 
 class IdentityKeys:
     """Recognise a gradient because it *is* ``parameter.grad``: hooks may fire in any order on any rank.
@@ -148,6 +152,7 @@ class IdentityKeys:
         self._min_elements = min_elements
         self._fusion_elements = fusion_elements
         self._place_of = place_of
+        self._all = kept
         self._lay_out(kept)
 
     def _lay_out(self, kept: list[tuple[str, Any]]) -> None:
@@ -197,6 +202,10 @@ class IdentityKeys:
 
     def end_step(self) -> None:
         """Change nothing: identity needs no position."""
+
+    def reset(self) -> None:
+        """Expect every parameter's gradient to be dense again."""
+        self._lay_out(self._all)
 
 
 class CallOrderKeys:
@@ -259,6 +268,10 @@ class CallOrderKeys:
     def end_step(self) -> None:
         """Start the next step at position 0."""
         self._seen = []
+
+    def reset(self) -> None:
+        """Learn the order anew, together with ranks that have yet to learn it."""
+        self._plan, self._seen, self._places = None, [], []
 
 
 def keys(

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from alq_hvd import backends
 from alq_hvd.errors import CallOrderError, ConfigurationMismatch, LevelsMismatch, UnsupportedReduction
 
 _GUARD = 4096.0
 """Rank 0 sends it, the others 0. Adasum turns (1, guard) and (1, 0) into something that no linear reduction gives."""
 PROBE_LENGTH = 9
 PROBE_BYTES = 4 * PROBE_LENGTH
+
+
+def require_gradient(tensor: Any) -> None:
+    """Raise ``UnsupportedReduction`` when ``tensor`` is a parameter itself, which is how Adasum's optimizer calls."""
+    if isinstance(tensor, backends.torch().nn.Parameter):
+        raise UnsupportedReduction(
+            "expected a gradient, got a parameter: Horovod's Adasum reduces changes of parameters, which can not "
+            "be quantised here. Use op=hvd.Average or op=hvd.Sum, or drop compression"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +57,14 @@ class Probe:
             what: the name of the gradient, for errors.
 
         Raises:
-            UnsupportedReduction: the reduction is not linear.
+            UnsupportedReduction: the reduction is not linear, or none of whole tensors.
             ConfigurationMismatch, LevelsMismatch, CallOrderError: some rank disagrees.
         """
+        if len(reduced) != PROBE_LENGTH:
+            raise UnsupportedReduction(
+                f"expected Horovod's allreduce of {PROBE_LENGTH} numbers for {what}, got {len(reduced)}: reducescatter "
+                "can not be compressed"
+            )
         factor = reduced[0]
         where = f"rank {self.rank}, step {self.step}, gradient {what}"
         if not factor > 0 or abs(reduced[1] / factor - _GUARD / self.size) > 1e-3 * _GUARD / self.size:

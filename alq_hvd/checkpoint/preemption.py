@@ -52,6 +52,7 @@ class PreemptionGuard:
         self._name = name
         self._before: dict[signal.Signals, Any] = {}
         self._question: Pending[list[Payload]] | None = None
+        self._world: object = None  # that the question was asked in
         self.received: signal.Signals | None = None
 
     def __enter__(self) -> PreemptionGuard:
@@ -79,6 +80,8 @@ class PreemptionGuard:
         """
         if self._communicator is None:
             self._communicator = HorovodCommunicator()
+        if self._communicator.world is not self._world:  # elastic Horovod: nobody is left to answer
+            self._question, self._world = None, self._communicator.world
         if self._communicator.size == 1:
             return self.received is not None
         stop = self._question is not None and any(flag[0] for flag in self._question.wait())

@@ -54,6 +54,14 @@ class Communicator(Protocol):
         """Return how many ranks the process set has."""
         ...
 
+    @property
+    def world(self) -> object:
+        """Return what stands for the ranks as they are now: another object when elastic Horovod has made a new world.
+
+        What was started in an older world is lost, even where rank and size have stayed the same.
+        """
+        ...
+
     def allgather(self, payload: Payload, name: str) -> Pending[list[Payload]]:
         """Give every rank's payload to every rank, in rank order; lengths must be equal."""
         ...

@@ -48,6 +48,14 @@ class HorovodCommunicator:
         return int(self.process_set.size())
 
     @property
+    def world(self) -> object:
+        """Return the table of open operations, which ``hvd.init()`` replaces: Horovod itself has no name for a world.
+
+        Whoever keeps it keeps it apart from every later one.
+        """
+        return self._hvd.mpi_ops._handle_map
+
+    @property
     def world_ranks(self) -> list[int]:
         """Return the ranks of the process set as the whole world numbers them."""
         return list(self.process_set.ranks or range(self.size))

@@ -53,6 +53,11 @@ class MpiCommunicator:
         """Return the number of ranks in the communicator."""
         return int(self.comm.Get_size())
 
+    @property
+    def world(self) -> object:
+        """Return the MPI communicator: MPI's worlds do not change."""
+        return self.comm
+
     def allgather(self, payload: Payload, name: str) -> Pending[list[Payload]]:
         """Give every rank's payload to every rank."""
         lengths = np.empty(self.size, dtype=np.int64)

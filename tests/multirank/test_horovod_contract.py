@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from tests.support.launch import horovodrun
+from tests.support.launch import PROGRAMS, environment, horovodrun
 
 pytestmark = [pytest.mark.multirank, pytest.mark.timeout(120)]
 
@@ -46,6 +48,20 @@ def test_the_returned_gradient_replaces_the_parameters(observed: list[dict[str, 
 def test_a_world_of_one_never_calls_the_compressor() -> None:
     results, _ = horovodrun(1, "contract.py", timeout=60)
     assert results[0]["calls"] == [[], [], []]
+
+
+def test_a_new_init_makes_a_world_that_is_told_apart() -> None:
+    gloo = {"HOROVOD_CONTROLLER": "gloo", "HOROVOD_CPU_OPERATIONS": "gloo"}
+    command = [sys.executable, str(PROGRAMS / "new_world.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, env={**environment(), **gloo})
+    assert done.stdout.split() == ["same", "changed", "1"], done.stderr
+
+
+def test_elastic_horovod_has_the_registry_that_we_enter() -> None:
+    import horovod.torch.elastic.state as states
+
+    assert {"save", "restore", "sync", "set_value"} <= set(vars(states.StateHandler))
+    assert all(len(entry) == 2 for entry in states.get_handler_registry())
 
 
 def test_the_names_we_import_are_where_we_expect_them() -> None:

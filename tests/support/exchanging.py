@@ -43,6 +43,10 @@ class Watched:
     def size(self) -> int:
         return int(self.inner.size)
 
+    @property
+    def world(self) -> object:
+        return self.inner.world
+
     def allgather(self, payload: Payload, name: str) -> Pending[list[Payload]]:
         self.started.append(("allgather", name, len(payload) * (self.size - 1)))
         return self.inner.allgather(payload, name)  # type: ignore[no-any-return]

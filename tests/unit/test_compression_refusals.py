@@ -170,13 +170,29 @@ def test_a_state_of_something_else_is_refused(damage: dict[str, Any], message: s
     LoopbackWorld(1).run(program)
 
 
-def test_ranks_that_resume_from_different_states_are_stopped_before_a_wrong_number_is_returned() -> None:
+def test_ranks_that_resume_from_different_states_are_stopped_before_anything_is_exchanged() -> None:
     def program(ranks: LoopbackCommunicator) -> None:
         parameters = model()
         compression = compressor(ranks, parameters)
         if ranks.rank == 1:
             compression.load_state_dict({**compression.state_dict(), "step": 17})
         backward(parameters, ranks.rank, 0)
+        with pytest.raises(ConfigurationMismatch, match="completed steps: rank 0 has 0, rank 1 has 17.*the same state"):
+            reduce_gradients(ranks, compression, named_gradients(parameters))
+
+    LoopbackWorld(2).run(program)
+
+
+def test_a_state_loaded_on_one_rank_in_the_middle_is_found_before_a_wrong_number_is_returned() -> None:
+    def program(ranks: LoopbackCommunicator) -> None:
+        parameters = model()
+        compression = compressor(ranks, parameters)
+        for step in range(2):
+            backward(parameters, ranks.rank, step)
+            if step == 0:
+                reduce_gradients(ranks, compression, named_gradients(parameters))
+                if ranks.rank == 1:
+                    compression.load_state_dict({**compression.state_dict(), "step": 17})
         with pytest.raises(CallOrderError, match="another rank is at another step"):
             reduce_gradients(ranks, compression, named_gradients(parameters))
 

@@ -20,6 +20,7 @@ LAYERS = (
     {"options", "handshake", "fusion"},
     {"aggregator", "connection", "tickets"},
     {"compression", "checkpoint", "run_record"},
+    {"elastic"},
     {"constructors", "slurm", "report"},
     {"__init__", "cli"},
     {"__main__"},

@@ -10,6 +10,7 @@ import pytest
 
 from alq_hvd.checkpoint import PreemptionGuard
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
+from tests.support.exchanging import Watched
 
 BOUNDARIES = 10
 
@@ -43,6 +44,27 @@ def test_a_real_signal_is_taken_inside_and_left_alone_outside(number: signal.Sig
         assert guard.stop_agreed()
         assert guard.received == number
     assert [signal.getsignal(each) for each in (signal.SIGUSR1, signal.SIGTERM)] == before
+
+
+def test_a_question_that_an_older_world_was_asked_is_dropped() -> None:
+    """Two ranks have asked; their world ends, and in the next one only one of them and a new rank are left."""
+
+    def asks(ranks: LoopbackCommunicator) -> tuple[PreemptionGuard, Watched]:
+        place = Watched(ranks)
+        guard = PreemptionGuard(signals=(), communicator=place)
+        guard.received = signal.SIGUSR1 if ranks.rank == 1 else None  # which the world does not live to answer
+        assert not guard.stop_agreed()
+        return guard, place
+
+    survivor, _ = LoopbackWorld(2, timeout=20).run(asks)
+
+    def answers(ranks: LoopbackCommunicator) -> list[bool]:
+        guard, place = survivor if ranks.rank == 0 else (PreemptionGuard((), ranks), ranks)
+        if isinstance(place, Watched):
+            place.inner = ranks
+        return [guard.stop_agreed() for _ in range(3)]
+
+    assert LoopbackWorld(2, timeout=20).run(answers) == [[False] * 3] * 2
 
 
 def test_an_error_inside_is_not_held_up_by_the_open_question() -> None:

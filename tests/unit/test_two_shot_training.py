@@ -14,7 +14,7 @@ import alq_hvd
 from alq_hvd.aggregator import Aggregator
 from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
-from alq_hvd.errors import ConfigurationError, LevelsMismatch
+from alq_hvd.errors import ConfigurationError, ConfigurationMismatch, LevelsMismatch
 from alq_hvd.options import Options
 from tests.support.exchanging import Watched, aggregate, gradient
 from tests.support.stand_in import reduce_gradients
@@ -159,16 +159,27 @@ def test_a_resumed_run_continues_both_shots_bit_for_bit(bits: Any) -> None:
     LoopbackWorld(2).run(program)
 
 
-def test_ranks_that_hold_other_levels_for_sums_are_stopped() -> None:
+@pytest.mark.parametrize("before_the_first_step", [True, False])
+def test_ranks_that_hold_other_levels_for_sums_are_stopped(before_the_first_step: bool) -> None:
     def program(ranks: LoopbackCommunicator) -> None:
         parameters = parameters_with_gradients(ranks.rank, 0)
         compression = alq_hvd.Compression.alq(
-            3, 64, exchange="two_shot", named_parameters=parameters.items(), communicator=ranks
+            3, 64, exchange="two_shot", schedule=[9], named_parameters=parameters.items(), communicator=ranks
         )
-        if ranks.rank == 1:
-            state = compression.state_dict()
-            state["later_shots"][0]["levels"]["version"] = 7
-            compression.load_state_dict(state)
+
+        def load_other_levels() -> None:
+            if ranks.rank == 1:
+                state = compression.state_dict()
+                state["later_shots"][0]["levels"]["version"] = 7
+                compression.load_state_dict(state)
+
+        if before_the_first_step:
+            load_other_levels()
+            with pytest.raises(ConfigurationMismatch, match=r"levels\[1\]: rank 0 .*version 0, .*version 7"):
+                reduce_gradients(ranks, compression, named_gradients(parameters))
+            return
+        reduce_gradients(ranks, compression, named_gradients(parameters))
+        load_other_levels()
         with pytest.raises(LevelsMismatch, match="another rank holds other levels"):
             reduce_gradients(ranks, compression, named_gradients(parameters))
 
