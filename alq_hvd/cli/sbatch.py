@@ -48,6 +48,7 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     time.add_argument("--time", default="04:00:00", metavar="[D-]HH:MM:SS", help="limit (default: 04:00:00)")
     time.add_argument("--signal-seconds", type=int, default=300, metavar="N", help="stop this early (default: 300)")
     time.add_argument("--restarts", type=int, default=20, metavar="N", help="times back into the queue (default: 20)")
+    time.add_argument("--array", metavar="INDICES", help="one job an index: 0-9, 1,3,5-9:2, 0-31%%4 (4 at once)")
     where = parser.add_argument_group("place and name")
     for name in _OF_SBATCH:
         where.add_argument(f"--{name}", metavar="NAME", help="as in sbatch")
@@ -84,8 +85,8 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     what.add_argument("--submit", action="store_true", help="hand it to sbatch")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write it there instead of printing it")
     help_command = (
-        "the program to train with; %%j in it stands for the job's number, with --scaling %%r for the folder of a run "
-        "(default: the image example)"
+        "the program to train with; in it %%j stands for the job's number, with --array %%A for the array's and %%a "
+        "for the task's index, with --scaling %%r for the folder of a run (default: the image example)"
     )
     parser.add_argument("program", nargs="*", metavar="PROGRAM", help=help_command)
     return parser
@@ -122,6 +123,7 @@ def job_options(args: argparse.Namespace) -> JobOptions:
         time=args.time,
         signal_seconds=args.signal_seconds,
         restarts=args.restarts,
+        array=args.array,
         name=args.job_name,
         memory=args.mem,
         log=args.log,

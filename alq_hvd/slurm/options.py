@@ -22,6 +22,10 @@ DEFAULT_COMMAND = (
 )
 _TIME = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)")
 _NAME = re.compile(r"[\w.,:=@%+*/\[\]&|()-]+")
+_ARRAY = re.compile(r"(?P<parts>[\d,:-]+)(?:%(?P<at_once>\d+))?")
+_ARRAY_PART = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
+LARGEST_TASK = 4_000_000
+"""Slurm's own limit of an index; a cluster's MaxArraySize is mostly 1001."""
 _FREE_TEXT = ("name", "partition", "account", "qos", "constraint", "reservation", "memory", "log")
 
 
@@ -37,13 +41,16 @@ class JobOptions:
         time: limit as D-HH:MM:SS or HH:MM:SS. Shorter: starts sooner, is requeued more often.
         signal_seconds: how long before the limit the program is told to stop; a step, a checkpoint and a margin.
         restarts: how often a job that was stopped goes back into the queue.
+        array: indices of a job array, such as ``0-9``, ``1,3,5-9:2`` or ``0-31%4`` (4 at once); every task is a job
+            of its own, with ``nodes`` nodes.
         name, partition, account, qos, constraint, reservation, memory, log: as in ``sbatch``; ``None`` leaves them out.
         exclusive: share the nodes with nobody.
         modules: environment modules to load first.
         environment: where Python comes from.
         launcher: what starts the ranks.
         network: interface and adapters for NCCL, UCX and Open MPI.
-        command: the program and its arguments; ``%j`` stands for the job's number.
+        command: the program and its arguments; ``%j`` stands for the job's number, and in an array ``%A`` for the
+            number of the array, ``%a`` for the index of the task.
 
     Raises:
         ConfigurationError: naming the option, its valid values and what was got.
@@ -56,6 +63,7 @@ class JobOptions:
     time: str = "04:00:00"
     signal_seconds: int = 300
     restarts: int = 20
+    array: str | None = None
     name: str | None = "alq-hvd"
     partition: str | None = None
     account: str | None = None
@@ -78,6 +86,7 @@ class JobOptions:
         require_int("restarts", self.restarts, 0, 10_000)
         self._check_tasks()
         self._check_times()
+        self._check_array()
         texts = [(name, getattr(self, name)) for name in _FREE_TEXT] + [("modules", name) for name in self.modules]
         for name, value in texts:
             if value is not None and not _NAME.fullmatch(value):
@@ -112,6 +121,25 @@ class JobOptions:
                 f"signal_seconds: expected at most {max(limit - 60, 0)}, a minute less than the time limit "
                 f"{self.time}, got {self.signal_seconds}"
             )
+
+    def _check_array(self) -> None:
+        if self.array is None:
+            return
+        match = _ARRAY.fullmatch(self.array)
+        parts = [_ARRAY_PART.fullmatch(part) for part in match["parts"].split(",")] if match else [None]
+        if match is None or None in parts:
+            raise ConfigurationError(
+                f"array: expected indices such as 0-9, 1,3,5-9:2 or 0-31%4 (4 at once), got {self.array!r}"
+            )
+        for first, last, step in (part.groups() for part in parts if part is not None):
+            end = int(first if last is None else last)
+            if not int(first) <= end <= LARGEST_TASK or step == "0":
+                raise ConfigurationError(
+                    f"array: expected indices that rise, of at most {LARGEST_TASK}, in steps of at least 1, got "
+                    f"{self.array!r}"
+                )
+        if match["at_once"] is not None and int(match["at_once"]) == 0:
+            raise ConfigurationError(f"array: expected at least one task at once behind %, got {self.array!r}")
 
     @property
     def ranks_per_node(self) -> int:

@@ -15,6 +15,7 @@ from alq_hvd.slurm.sweep import RUN_FOLDER, Sweep
 _TRAIN, _SCALING, _REQUEUE = "train.sbatch.in", "scaling.sbatch.in", "requeue.sh.in"
 NAMES = {"%j": '"$SLURM_JOB_ID"'}
 """What stands in a command for something that is known when the job runs."""
+ARRAY_NAMES = {"%A": '"$SLURM_ARRAY_JOB_ID"', "%a": '"$SLURM_ARRAY_TASK_ID"'}
 _FIND_MODULES = """\
 if ! type module >/dev/null 2>&1; then # a batch shell is no login shell
     for init in /etc/profile.d/{lmod,z00_lmod,modules}.sh; do
@@ -71,6 +72,7 @@ def _common(options: JobOptions, command_line: Sequence[str]) -> dict[str, str]:
         "ENVIRONMENT": "\n".join(_environment(options)),
         "NETWORK": "\n".join(_network(options)),
         "REQUEUE": _template(_REQUEUE).rstrip("\n"),
+        "JOB": _job(options),
         "PREEMPTED": str(PREEMPTED_STATUS),
         "RESTARTS": str(options.restarts),
         "SECONDS": str(options.signal_seconds),
@@ -98,6 +100,7 @@ def directives(options: JobOptions) -> list[str]:
         ("cpus-per-task", options.cpus_per_task),
         ("mem", options.memory),
         ("time", options.time),
+        ("array", options.array),
         ("partition", options.partition),
         ("account", options.account),
         ("qos", options.qos),
@@ -109,6 +112,14 @@ def directives(options: JobOptions) -> list[str]:
     ]
     lines = [f"#SBATCH --{name}={value}" for name, value in settings if value is not None]
     return [*lines, *(["#SBATCH --exclusive"] if options.exclusive else []), "#SBATCH --requeue"]
+
+
+def _job(options: JobOptions) -> str:
+    """Return how the script calls its job when it talks to Slurm.
+
+    The number of one task of an array is also the number of the whole array: requeueing that would requeue all.
+    """
+    return "$SLURM_JOB_ID" if options.array is None else "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
 
 
 def _environment(options: JobOptions) -> list[str]:
@@ -133,7 +144,8 @@ def _launch(options: JobOptions, first: Sequence[str] = (), last: Sequence[str] 
     if wrap := options.environment.wrap(gpus):
         lines.append(wrap)
     program, arguments = _split(options.command)
-    names = {**NAMES, RUN_FOLDER: '"$run"'} if last else NAMES
+    names = NAMES if options.array is None else {**NAMES, **ARRAY_NAMES}
+    names = {**names, RUN_FOLDER: '"$run"'} if last else names
     lines += [[quote(word, names) for word in words] for words in (program, *arguments)]
     lines += [list(last)] if last else []
     call = " \\\n    ".join(" ".join(line) for line in lines)

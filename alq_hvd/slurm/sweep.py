@@ -62,6 +62,8 @@ class Sweep:
         """Raise ``ConfigurationError`` unless the job of ``options`` can run this sweep."""
         if not isinstance(options.launcher, Srun):
             raise ConfigurationError("launcher: expected srun, which alone starts ranks on a part of the nodes")
+        if options.array is not None:
+            raise ConfigurationError(f"array: expected none with --scaling, which is one job, got {options.array!r}")
         if self.sizes[-1] > options.nodes:
             raise ConfigurationError(
                 f"sizes: expected at most {options.nodes}, the nodes of the job, got {self.sizes[-1]}"

@@ -27,6 +27,8 @@ SCRIPTS = {
     "tests/golden/sbatch/scaling-pyxis.sbatch": "--scaling --nodes 3 --gpus-per-node 8 --pyxis 'my image.sqsh' "
     "--sizes 1 3 --method 'plain=--lr 0.1' --method 'ours=--lr 0.1 --bits 3' --runs 'sweeps/my sweep' "
     "-- python train.py --out %r --state %r/ckpt --name 'a b'",
+    "tests/golden/sbatch/array.sbatch": "--nodes 2 --array 0-9%2 --log slurm-%A_%a.out --venv .venv -- python "
+    "train.py --seed %a --output runs/%A/%a --checkpoint checkpoints/%j",
     "tests/golden/sbatch/everything.sbatch": "--nodes 3 --gpus-per-node 2 --cpus-per-task 16 --mem 200G --exclusive "
     "--time 1-12:00:00 --signal-seconds 600 --restarts 3 --partition gpu --account project-7 --qos long "
     "--constraint 'a100|h100' --reservation course --job-name resnet --log logs/%x-%j.out --mpi pmix_v4 "

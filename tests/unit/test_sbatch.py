@@ -16,7 +16,7 @@ from alq_hvd.cli.sbatch import add_parser, command_line
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.slurm.network import Network
 from alq_hvd.slurm.options import JobOptions
-from alq_hvd.slurm.render import directives, quote, render
+from alq_hvd.slurm.render import ARRAY_NAMES, NAMES, directives, quote, render
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = sorted((ROOT / "tests/golden/sbatch").glob("*.sbatch")) + sorted((ROOT / "slurm").glob("*.sbatch"))
@@ -82,6 +82,13 @@ def test_no_option_follows_the_first_command(path: Path) -> None:
         ("--mount /data:/data", "mount: expected --apptainer or --pyxis with it, got neither"),
         ("--launcher mpirun --pyxis a.sqsh", "launcher: expected srun, which alone can start Pyxis.*, got mpirun"),
         ("--launcher horovodrun --pyxis a.sqsh", "launcher: expected srun, .*got horovodrun"),
+        ("--array many", "array: expected indices such as 0-9, .*got 'many'"),
+        ("--array 0-3,", "array: expected indices such as 0-9"),
+        ("--array 3-1", "array: expected indices that rise, .*got '3-1'"),
+        ("--array 0-9:0", "array: expected indices that rise, .*in steps of at least 1"),
+        ("--array 0-4000001", "array: expected indices that rise, of at most 4000000"),
+        ("--array 0-9 --scaling", "array: expected none with --scaling, which is one job, got '0-9'"),
+        ("--array 0-9%0", "array: expected at least one task at once"),
         ("--module 'x y'", "modules: expected a word without spaces"),
     ],
 )
@@ -109,6 +116,24 @@ def test_every_word_reaches_the_program_unchanged(tmp_path: Path) -> None:
         ["bash", "-c", shell], capture_output=True, text=True, check=True, timeout=20, env={"SLURM_JOB_ID": "42"}
     )
     assert done.stdout.splitlines() == [word.replace("%j", "42") for word in words[2:]]
+
+
+def test_a_task_of_an_array_speaks_of_itself_alone_and_a_single_job_of_no_array(tmp_path: Path) -> None:
+    """The number of a task can be that of the whole array: the script must not requeue by it."""
+    command = ["python", "train.py", "--seed=%a", "--output=runs/%A-%a", "--checkpoint=%j"]
+    script = render(JobOptions(array="1-3,7%2", command=command))
+    assert "#SBATCH --array=1-3,7%2\n" in script
+    assert 'scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' in script
+    assert 'squeue --noheader --jobs="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' in script
+    words = [quote(word, {**NAMES, **ARRAY_NAMES}) for word in command]
+    numbers = {"SLURM_JOB_ID": "40", "SLURM_ARRAY_JOB_ID": "38", "SLURM_ARRAY_TASK_ID": "2"}
+    done = subprocess.run(
+        ["bash", "-c", "printf '%s\\n' " + " ".join(words)], capture_output=True, text=True, timeout=20, env=numbers
+    )
+    assert done.stdout.splitlines() == ["python", "train.py", "--seed=2", "--output=runs/38-2", "--checkpoint=40"]
+    single = render(JobOptions(command=command))
+    assert "--seed=%a" in single
+    assert "ARRAY" not in single
 
 
 def test_a_command_on_several_lines_is_refused() -> None:
