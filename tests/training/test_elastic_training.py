@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -146,10 +145,3 @@ def test_a_host_is_replaced_in_a_world_of_the_same_size(tmp_path: Path) -> None:
     assert [world["levels_version"] for world in first["worlds"]] == [0, 2]
     assert first["levels_version"] == 4
     assert first["accuracy"] > 0.7
-
-
-def test_the_guides_command_names_the_example() -> None:
-    guide = (ELASTIC.parents[1] / "docs/guides/elastic.md").read_text()
-    assert "horovodrun -np 2 --min-np 1 --max-np 4 --host-discovery-script" in guide
-    assert "python examples/elastic.py" in guide
-    assert os.access(ELASTIC, os.R_OK)

@@ -26,12 +26,14 @@ TRAINING = "examples/train_images.py"
 SMALL = {
     TRAINING: f"{TRAINING} --train-images 64 --test-images 32 --batch-size 16 --epochs 2 --log-every 1",
     "--checkpoint checkpoints/spot": "--checkpoint checkpoints/spot --epochs 50",  # long enough to be stopped
+    "examples/elastic.py": "examples/elastic.py --steps 20",
     "alq-hvd bench codec": "alq-hvd bench codec --elements 100000 --repeats 2",
 }
 """What makes a command quick here; all of it is in the command's own help."""
 PLAIN = {
     ".",
     "[",
+    "chmod",
     "command",
     "df",
     "docker",
@@ -43,6 +45,7 @@ PLAIN = {
     "ldd",
     "nvidia-smi",
     "pip",
+    "printf",
     "python",
     "sleep",
     "ssh",
