@@ -12,7 +12,7 @@ help: ## Show these lines.
 setup: ## Install everything: system packages, .venv, PyTorch, Horovod, alq_hvd. Quick when nothing changed.
 	@./launch/setup.sh
 
-demo: setup ## Train on real images with 4 ranks three times (fp32, fp16, ALQ at 3 bits) and compare. ARGS=... is passed on.
+demo: setup ## Train on real images with 4 ranks (fp32, fp16, ALQ at 3 bits, EDEN at 2) and compare. ARGS=... is passed on.
 	@$(PYTHON_ENV) examples/demo.py $(ARGS)
 
 test: setup ## Run all tests that need neither a GPU nor a cluster. ARGS="-k name" is passed on to pytest.

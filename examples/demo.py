@@ -1,4 +1,4 @@
-"""Train three times from the same start - Horovod fp32, fp16, ALQ at 3 bits - and compare: what ``make demo`` runs.
+"""Train from the same start with Horovod fp32, fp16, ALQ at 3 bits and EDEN at 2, and compare: what ``make demo`` runs.
 
 Each run is one ``horovodrun -np 4 python examples/train_images.py ...`` that you can copy and start by hand.
 """
@@ -26,7 +26,7 @@ except ModuleNotFoundError as missing:
     sys.exit(f"demo.py: error: {missing} in {sys.prefix}: run 'make demo', or 'make setup' and then .venv/bin/python")
 
 TRAIN_IMAGES = Path(__file__).with_name("train_images.py")
-RUNS = ("fp32", "fp16", "alq:3")
+RUNS = ("fp32", "fp16", "alq:3", "eden:2")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
