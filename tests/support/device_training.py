@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,3 +67,11 @@ def train(
 
 def weights(model: torch.nn.Module) -> bytes:
     return b"".join(parameter.detach().float().cpu().numpy().tobytes() for parameter in model.parameters())
+
+
+def gradients_of(model: torch.nn.Module, value: Callable[[int], float]) -> list[tuple[str, torch.Tensor]]:
+    """Fill the gradients of the weights, in order, with ``value`` of their number, and return them by name."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.dim() == 2]
+    for index, (_, parameter) in enumerate(named):
+        parameter.grad = torch.full_like(parameter, value(index))
+    return [(name, parameter.grad) for name, parameter in named if parameter.grad is not None]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from alq_hvd.communicator.base import Pending
 from alq_hvd.communicator.loopback import LoopbackCommunicator
 
 Reduce = Callable[[list[np.ndarray]], np.ndarray]
@@ -37,6 +39,37 @@ def _adasum_pair(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     ) * b
 
 
+@dataclass(frozen=True)
+class Sent:
+    """Keep what Horovod keeps of a tensor between ``compress`` and ``decompress``."""
+
+    name: str
+    compressed: torch.Tensor
+    context: Any
+    pending: Pending[list[np.ndarray]]
+
+
+def send(
+    ranks: LoopbackCommunicator, compression: Any, gradients: Iterable[tuple[str, torch.Tensor]], prefix: str = ""
+) -> list[Sent]:
+    """Compress named gradients, in the order given, and start to reduce what came out."""
+    sent = []
+    for name, gradient in gradients:
+        compressed, context = compression.compress(gradient)
+        payload = np.frombuffer(compressed.detach().cpu().numpy().tobytes(), dtype=np.uint8)
+        sent.append(Sent(name, compressed, context, ranks.allgather(payload, f"allreduce.{prefix}{name}")))
+    return sent
+
+
+def fetch(compression: Any, sent: Sent, reduce: Reduce = average) -> torch.Tensor:
+    """Return the reduced gradient."""
+    dtype, shape = sent.compressed.cpu().numpy().dtype, tuple(sent.compressed.shape)
+    parts = [raw.view(dtype).reshape(shape) for raw in sent.pending.wait()]
+    reduced = torch.from_numpy(np.ascontiguousarray(reduce(parts).astype(dtype, copy=False)))
+    result: torch.Tensor = compression.decompress(reduced.to(sent.compressed.device), sent.context)
+    return result
+
+
 def reduce_gradients(
     ranks: LoopbackCommunicator,
     compression: Any,
@@ -44,15 +77,4 @@ def reduce_gradients(
     reduce: Reduce = average,
 ) -> dict[str, torch.Tensor]:
     """Reduce named gradients once, handing them over in the order given, as ``hvd.DistributedOptimizer`` would."""
-    started = []
-    for name, gradient in gradients:
-        compressed, context = compression.compress(gradient)
-        payload = np.frombuffer(compressed.detach().cpu().numpy().tobytes(), dtype=np.uint8)
-        started.append((name, compressed, context, ranks.allgather(payload, f"allreduce.{name}")))
-    results = {}
-    for name, compressed, context, pending in started:
-        dtype = compressed.cpu().numpy().dtype
-        parts = [raw.view(dtype).reshape(tuple(compressed.shape)) for raw in pending.wait()]
-        reduced = torch.from_numpy(np.ascontiguousarray(reduce(parts).astype(dtype, copy=False)))
-        results[name] = compression.decompress(reduced.to(compressed.device), context)
-    return results
+    return {each.name: fetch(compression, each, reduce) for each in send(ranks, compression, gradients)}

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from alq_hvd.communicator.base import Communicator, Payload, Pending
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.errors import ConfigurationMismatch, UnsupportedTensor, WireFormatError
-from tests.support.device_training import compressor, network, train, weights
+from tests.support.device_training import compressor, gradients_of, network, train, weights
 from tests.support.emulated_device import EmulatedDevice, EmulatedDevices, needs_compiler
 from tests.support.exchanging import Watched
 from tests.support.grid import grid
+from tests.support.stand_in import fetch, send
 
 pytestmark = [needs_compiler, pytest.mark.timeout(300)]
 
@@ -123,19 +123,10 @@ def test_ranks_that_ask_for_results_in_another_order_do_not_wait_for_each_other(
         model = network(torch.float32, "cpu")
         devices = EmulatedDevices(EmulatedDevice(polls=10**6))
         compression = compressor(ranks, model, devices, exchange=exchange)
-        parameters = [parameter for parameter in model.parameters() if parameter.dim() == 2]
-        for index, parameter in enumerate(parameters):
-            parameter.grad = torch.full_like(parameter, 1.0 + index + ranks.rank)
-        started = []
-        for parameter in parameters:
-            probe, context = compression.compress(parameter.grad)
-            started.append((context, ranks.allgather(probe.numpy().view(np.uint8), f"probe of {context.name}")))
+        gradients = gradients_of(model, lambda index: 1.0 + index + ranks.rank)
+        sent = send(ranks, compression, gradients)
         order = (0, 1) if ranks.rank == 0 else (1, 0)
-        reduced: dict[int, bytes] = {}
-        for index in order:
-            context, pending = started[index]
-            mean = np.mean([part.view(np.float32) for part in pending.wait()], axis=0, dtype=np.float32)
-            reduced[index] = compression.decompress(torch.from_numpy(mean), context).numpy().tobytes()
+        reduced = {index: fetch(compression, sent[index]).numpy().tobytes() for index in order}
         return [reduced[0], reduced[1]]
 
     first, *others = LoopbackWorld(3, timeout=20).run(program)
