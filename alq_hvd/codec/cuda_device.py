@@ -123,7 +123,8 @@ class CudaDevice:
         if not blocks:
             return
         cupy = backends.cupy()
-        with cupy.cuda.Device(self.number), cupy.cuda.ExternalStream(self.stream.cuda_stream, self.number):
+        stream = cupy.cuda.Stream.from_external(_StreamHandle(self.stream.cuda_stream))
+        with cupy.cuda.Device(self.number), stream:
             # cupy passes NumPy arrays of one element by value: the structures are such arrays.
             kernel(name, self.number, shared_bytes)((blocks,), (THREADS,), tuple(arguments), shared_mem=shared_bytes)
 
@@ -147,6 +148,16 @@ class CudaDevice:
     def synchronize(self) -> None:
         """Wait until everything that was started on the device is done."""
         backends.torch().cuda.synchronize(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class _StreamHandle:
+    """Show a stream by the CUDA stream protocol, which older versions of PyTorch do not speak."""
+
+    handle: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.handle
 
 
 @dataclass(frozen=True, slots=True)
