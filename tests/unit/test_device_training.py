@@ -5,7 +5,8 @@ The device is emulated: its tensors are the CPU's, its kernels run on the CPU. `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -154,24 +155,18 @@ SENDER, IN_A_NORM = 24, 40
 """Places in a record: in its header, and behind it."""
 
 
-class Damaging:
-    """Pass collectives on, and change a byte of what one of them delivers: of its payload, or of a header's sender."""
+@dataclass
+class Damaging(Watched):
+    """Change a byte of what one collective delivers: of its payload, or of a header's sender."""
 
-    def __init__(self, inner: LoopbackCommunicator, name: str, place: int) -> None:
-        self.inner, self.name, self.place = inner, name, place
-        self.rank, self.size = inner.rank, inner.size
+    name: str = ""
+    place: int = 0
 
     def allgather(self, payload: Payload, name: str) -> Any:
-        return self._maybe(self.inner.allgather(payload, name), name)
+        return self._maybe(super().allgather(payload, name), name)
 
-    def alltoall(self, payloads: Any, name: str) -> Any:
-        return self._maybe(self.inner.alltoall(payloads, name), name)
-
-    def gather(self, payload: Payload, root: int, name: str) -> Any:
-        return self.inner.gather(payload, root, name)
-
-    def broadcast(self, payload: Payload, root: int, name: str) -> Any:
-        return self.inner.broadcast(payload, root, name)
+    def alltoall(self, payloads: Sequence[Payload], name: str) -> Any:
+        return self._maybe(super().alltoall(payloads, name), name)
 
     def _maybe(self, pending: Pending[list[Payload]], name: str) -> Any:
         return _Damaged(pending, self.place) if name == self.name else pending
@@ -197,7 +192,7 @@ def test_damage_in_the_last_hop_stops_the_step_before_the_weights_change(place: 
     def program(ranks: LoopbackCommunicator) -> None:
         model = network(torch.float32, "cpu")
         before = weights(model)
-        damaging = Damaging(ranks, "alq_hvd.group1", place)
+        damaging = Damaging(ranks, name="alq_hvd.group1", place=place)
         compression = compressor(damaging, model, EmulatedDevices(), exchange="allgather")
         with pytest.raises(
             WireFormatError, match=f"rank {ranks.rank}, step 0: expected whole records .*{found}.* on cpu"
@@ -214,7 +209,8 @@ def test_a_sum_made_of_damaged_records_is_not_sent_on() -> None:
 
     def program(ranks: LoopbackCommunicator) -> None:
         model = network(torch.float32, "cpu")
-        watched = Watched(Damaging(ranks, "alq_hvd.group1.shot0", IN_A_NORM) if ranks.rank == 0 else ranks)
+        name = "alq_hvd.group1.shot0" if ranks.rank == 0 else "none of them"
+        watched = Damaging(ranks, name=name, place=IN_A_NORM)
         started[ranks.rank] = watched.started
         train(ranks, model, compressor(watched, model, EmulatedDevices(), exchange="two_shot"), steps=1)
 
