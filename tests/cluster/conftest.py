@@ -13,13 +13,13 @@ from tests.cluster.slurm import Cluster, missing
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Return a cluster of 4 nodes with 4 pretend GPUs each."""
+    """Return a cluster of 8 nodes with 4 pretend GPUs each."""
     lacking = missing()
     if lacking:
         pytest.fail(f"the cluster tests lack {', '.join(lacking)}: run tests/cluster/install.sh as root")
     directory = Path(tempfile.mkdtemp(prefix="alq-cluster-"))
     directory.chmod(0o755)
-    up = Cluster(directory, 4)
+    up = Cluster(directory, 8)
     yield up
     up.close()
 

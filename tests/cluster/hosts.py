@@ -8,6 +8,7 @@ file system is shared, as a cluster's home directories are; /tmp, /dev/shm, /run
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +24,11 @@ ip link set lo up
 mount -t tmpfs -o mode=1777,size=4g tmpfs /dev/shm
 mount -t tmpfs -o mode=755 tmpfs /run
 # Slurm's and Open MPI's files in /tmp bear no host's name: every host needs its own, with what is kept put back.
-for kept in "${@:3}"; do mkdir -p "/run/kept$kept"; mount --bind "$kept" "/run/kept$kept"; done
+for kept in "${@:4}"; do mkdir -p "/run/kept$kept"; mount --bind "$kept" "/run/kept$kept"; done
 mount -t tmpfs -o mode=1777 tmpfs /tmp
-for kept in "${@:3}"; do mkdir -p "$kept"; mount --bind "/run/kept$kept" "$kept"; umount "/run/kept$kept"; done
+# Home directories that only their owner may enter, and behind which lies something that every user of a host needs.
+for closed in $3; do mount -t tmpfs -o mode=755 tmpfs "$closed"; done
+for kept in "${@:4}"; do mkdir -p "$kept"; mount --bind "/run/kept$kept" "$kept"; umount "/run/kept$kept"; done
 [ "$1" = switch ] || mount --bind "$2/hosts" /etc/hosts
 [ ! -d "$2/etc/slurm" ] || { mkdir -p /etc/slurm; mount --bind "$2/etc/slurm" /etc/slurm; }
 touch "$2/ready/$1"
@@ -67,7 +70,8 @@ class Hosts:
         directory: for small files of the hosts, and seen by all; its ``etc/slurm``, when there is one, is every host's
             /etc/slurm.
         nodes: names of the hosts beside ``head``.
-        shared: directories that all hosts see even if they are below /tmp.
+        shared: directories that all hosts, and all users on them, see even if they are below /tmp, or below a directory
+            that only root may enter.
     """
 
     def __init__(self, directory: Path, nodes: Sequence[str], shared: Sequence[Path] = ()) -> None:
@@ -75,7 +79,11 @@ class Hosts:
         self.addresses = {"head": f"{NETWORK}.254"} | {
             name: f"{NETWORK}.{number}" for number, name in enumerate(nodes, start=1)
         }
-        below = {path.resolve() for path in (directory, *shared) if path.resolve().is_relative_to("/tmp")}
+        needed = {path.resolve() for path in (directory, *shared)}
+        self._closed = sorted(
+            {str(parent) for path in needed for parent in path.parents if not parent.stat().st_mode & stat.S_IXOTH}
+        )
+        below = {path for path in needed if any(path.is_relative_to(top) for top in ("/tmp", *self._closed))}
         self._kept = [str(path) for path in below if not below & set(path.parents)]
         self._first_processes: dict[str, subprocess.Popen[bytes]] = {}
         self._pids: dict[str, int] = {}
@@ -130,6 +138,7 @@ class Hosts:
         apart = ["unshare", "--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
         # Should the tests themselves be killed, the hosts go with them.
         command = ["setpriv", "--pdeathsig", "KILL", *apart, "bash", "-c", _INIT, "init", name, str(self.directory)]
+        command.append(" ".join(self._closed))
         command += self._kept
         with (self.directory / f"{name}.log").open("wb") as log:
             first = subprocess.Popen(

@@ -79,7 +79,9 @@ class Cluster:
         self.hosts: Hosts | None = None
         try:
             self._configure(f"n[1-{size}]")
-            self.hosts = Hosts(directory / "hosts", self.nodes, shared=[directory, ROOT, Path(sys.prefix)])
+            self.hosts = Hosts(
+                directory / "hosts", self.nodes, shared=[directory, ROOT, Path(sys.prefix), Path(sys.base_prefix)]
+            )
             self._start_daemons()
         except BaseException:
             self.close()

@@ -67,22 +67,29 @@ class TrainingJob:
         return sorted(int(re.findall(r"\d+", path.name)[0]) for path in self.checkpoints.glob("step-*.ckpt"))
 
 
-def submit(cluster: Cluster, place: Path, options: str, program: str, name: str = "run") -> TrainingJob:
-    """Render and submit a job that trains with the options ``program``, keeping a checkpoint every 5 steps."""
+def submit(
+    cluster: Cluster, place: Path, options: str, program: str, name: str = "run", user: int | None = None
+) -> TrainingJob:
+    """Render and submit a job that trains with the options ``program``, keeping a checkpoint every 5 steps.
+
+    ``name`` may hold what stands for something else in an array, such as ``%a``.
+    """
     output, checkpoints = place / name, place / f"{name}-checkpoints"
-    words = ["--venv", sys.prefix, "--log", str(place / f"{name}-%j.out"), *shlex.split(options), "--", "python"]
+    words = ["--venv", sys.prefix, "--log", str(place / "%x-%A-%a-%j.out"), *shlex.split(options), "--", "python"]
     words += ["examples/train_images.py", "--output", str(output), "--checkpoint", str(checkpoints)]
-    words += ["--checkpoint-every", "5", *shlex.split(TINY), *shlex.split(program)]
-    printed = sbatch(cluster, *words)
+    # By name: what "auto" measures may differ from run to run, and these runs are compared bit for bit.
+    words += ["--exchange", "two_shot", "--checkpoint-every", "5", *shlex.split(TINY), *shlex.split(program)]
+    printed = sbatch(cluster, *words, user=user)
     match = re.fullmatch(r"Submitted batch job (\d+)", printed.strip())
     assert match, printed
     return TrainingJob(cluster, int(match[1]), output, checkpoints)
 
 
-def sbatch(cluster: Cluster, *words: str) -> str:
-    """Run ``alq-hvd sbatch --submit`` on the login node and return what it prints."""
-    allow = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    variables = {**environment(), **allow, "PYTHONPATH": str(ROOT)}
+def sbatch(cluster: Cluster, *words: str, user: int | None = None) -> str:
+    """Run ``alq-hvd sbatch --submit`` on the login node, as root or as ``user``, and return what it prints."""
+    allow = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if user is None else {}
+    home = {} if user is None else {"HOME": str(cluster.directory / "jobs"), "USER": "nobody", "LOGNAME": "nobody"}
+    variables = {**environment(), **allow, **home, "PYTHONPATH": str(ROOT)}
     os.chdir(ROOT)
     command = [sys.executable, "-m", "alq_hvd", "sbatch", "--submit", *words]
-    return cluster.on_head(*command, check=False, environment=variables)
+    return cluster.on_head(*command, check=False, user=user, environment=variables)
