@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.slurm import Cluster
+from tests.cluster.hosts import run
+from tests.cluster.slurm import ROOT, Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 NOBODY = 65534
+
+
+def test_a_machine_that_holds_a_cluster_is_said_to_be_able_to(cluster: Cluster) -> None:
+    assert run([str(ROOT / "tests" / "cluster" / "possible.sh")]) == ""
 
 
 def test_every_task_runs_on_the_host_it_should(cluster: Cluster) -> None:
