@@ -8,6 +8,7 @@ arithmetic, indices and the order of sums are checked; races and speed need a GP
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
 import tempfile
@@ -28,23 +29,29 @@ SOURCES = Path(native.__file__).parent
 PROGRAMS = Path(__file__).parents[1] / "native"
 COMPILER = shutil.which("g++") or shutil.which("c++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler, as building alq_hvd does")
+LIBRARY = "ALQ_HVD_EMULATED_LIBRARY"
+"""Variable that names a library which ``build`` has made, for ranks that start at the same time."""
 _one_launch = threading.Lock()
 """The emulated threads are global variables: ranks that are threads of one process take turns."""
 
 
-@cache
-def library() -> ctypes.CDLL:
-    """Compile the kernels for the CPU, once a process."""
-    folder = tempfile.TemporaryDirectory(prefix="alq_hvd_emulated_")
-    built = Path(folder.name) / "emulated_launch.so"
+def build(folder: Path) -> Path:
+    """Compile the kernels for the CPU, and return the library."""
+    built = folder / "emulated_launch.so"
     includes = [f"-I{SOURCES / 'csrc'}", f"-I{SOURCES / 'cuda'}", f"-I{PROGRAMS}"]
     options = ["-O1", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=off", "-DALQ_EMULATED"]
     quiet = ["-Wall", "-Wno-unknown-pragmas", "-Wno-psabi"]
     command = [str(COMPILER), *options, *quiet, *includes, str(PROGRAMS / "emulated_launch.cpp"), "-o", str(built)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
-    loaded = ctypes.CDLL(str(built))  # stays loaded when the file is gone
-    folder.cleanup()
+    return built
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Load the library that the environment names, or build one for this process."""
+    with tempfile.TemporaryDirectory(prefix="alq_hvd_emulated_") as folder:
+        loaded = ctypes.CDLL(os.environ.get(LIBRARY) or str(build(Path(folder))))  # stays when the file is gone
     loaded.emulated_launch.restype = ctypes.c_char_p
     return loaded
 

@@ -1,0 +1,29 @@
+"""Gradients on an emulated device through stock Horovod and its hooks, on real ranks over MPI and Gloo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support import emulated_device
+from tests.support.emulated_device import needs_compiler
+from tests.support.launch import horovodrun
+
+pytestmark = [pytest.mark.multirank, needs_compiler, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["mpi", "gloo"])
+def digests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    with pytest.MonkeyPatch.context() as patch:
+        library: Path = emulated_device.build(tmp_path_factory.mktemp("emulated"))  # once for all ranks
+        patch.setenv(emulated_device.LIBRARY, str(library))
+        results, _ = horovodrun(2, "devices.py", gloo=request.param, timeout=200)
+    return results
+
+
+@pytest.mark.parametrize("exchange", ["allgather", "two_shot"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_are_those_of_gradients_on_the_host(digests: list[dict[str, str]], exchange: str, dtype: str) -> None:
+    found = {rank[f"{exchange}, {dtype}, {place}"] for rank in digests for place in ("host", "device", "mixed")}
+    assert len(found) == 1
