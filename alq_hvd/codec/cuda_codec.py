@@ -222,7 +222,8 @@ class CudaCodec:
         )
 
     def raise_for_damage(self) -> None:
-        """Wait for the device, and raise ``WireFormatError`` if any record decoded since the last call was damaged."""
+        """Wait for what was decoded, and raise ``WireFormatError`` if a record since the last call was damaged."""
+        self.order.enter()
         self._damage.refuse(self._damage.take())
 
     def _chunk_size(self, config: QuantiserConfig) -> int | None:

@@ -35,8 +35,7 @@ class Damage:
         return int(self.word().data_ptr())
 
     def take(self) -> int:
-        """Wait for the device, return the word and clear it."""
-        self._device.synchronize()
+        """Wait for what the current stream has been given, return the word and clear it."""
         found = int(self.word().view(backends.torch().int32)[0])
         if found:
             self.word().zero_()
