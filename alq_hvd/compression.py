@@ -66,7 +66,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self.options = options
         self._sample_gradients = sample_gradients
         self._exact = options.resolve().exact
-        self._codecs = codecs or Codecs(options.codec, options.quantisers)
+        self._codecs = codecs or Codecs(options.codec)
         self._keys = keys(named_parameters, options.min_elements, options.fusion_elements, self._codecs.place)
         self._process_set = process_set
         self._communicator = communicator

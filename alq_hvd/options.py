@@ -133,11 +133,6 @@ class Options:
         """Return how coordinates become codes in ``shot``."""
         return self.resolve(shot).quantiser(self.bits_of_shots[shot], self.bucket_size)
 
-    @property
-    def quantisers(self) -> list[QuantiserConfig]:
-        """Return how coordinates become codes in each shot that the exchange may take."""
-        return [self.quantiser(shot) for shot in range(len(self.bits_of_shots))]
-
     def parsed_schedule(self) -> Schedule:
         """Return the schedule as what it was parsed to."""
         return Schedule.parse(self.schedule)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from alq_hvd import backends
 from alq_hvd.codec.base import Codec
-from alq_hvd.codec.cuda_arguments import require_kernels
 from alq_hvd.codec.cuda_codec import CudaCodec
 from alq_hvd.codec.cuda_device import CudaDevices, Device
 from alq_hvd.codec.native import NativeCodec
 from alq_hvd.codec.reference import ReferenceCodec
-from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import BackendUnavailable, UnsupportedTensor
 
 NAMES = ("auto", "native", "reference", "cuda")
@@ -38,27 +35,25 @@ class Codecs:
     Args:
         name: one of ``NAMES``. ``"native"`` and ``"reference"``: a codec of the host, for gradients of devices too,
             which are copied unencoded. ``"cuda"``: the codec of the device, and no other. ``"auto"``: the better one.
-        quantisers: how the shots quantise; the kernels must know all of them.
         devices: tells them from the host.
 
     Raises:
-        BackendUnavailable: what ``name`` needs is not installed, or has no kernel for ``quantisers``.
+        BackendUnavailable: what ``name`` needs is not installed.
     """
 
-    def __init__(self, name: str, quantisers: Sequence[QuantiserConfig], devices: Devices | None = None) -> None:
+    def __init__(self, name: str, devices: Devices | None = None) -> None:
         self.host = choose_codec("auto" if name == "cuda" else name)
         self._name = name
-        self._quantisers = quantisers
         self._devices = devices or CudaDevices()
         self._on: dict[Device, CudaCodec] = {}
         self._unusable = False
         if name == "cuda":
-            self._require_kernels()
+            self._devices.require()
 
     def place(self, tensor: Any) -> Device | None:
         """Return the device on which ``tensor`` is to be encoded; ``None`` for the host.
 
-        Where ``"auto"`` finds a device that it has no kernels for, it says so once, and the host serves.
+        Where ``"auto"`` finds a device on which kernels can not run, it says so once, and the host serves.
 
         Raises:
             UnsupportedTensor: it lives on the host, and the codec named serves devices only.
@@ -69,7 +64,7 @@ class Codecs:
         try:
             device = self._devices.of(tensor)
             if device is not None:
-                self._require_kernels()
+                self._devices.require()
         except BackendUnavailable as reason:
             if self._name == "cuda":
                 raise
@@ -88,11 +83,6 @@ class Codecs:
         if device not in self._on:
             self._on[device] = CudaCodec(device)
         return self._on[device]
-
-    def _require_kernels(self) -> None:
-        self._devices.require()
-        for quantiser in self._quantisers:
-            require_kernels(quantiser)
 
 
 def choose_codec(name: str) -> Codec:

@@ -11,8 +11,7 @@ import numpy as np
 from alq_hvd.codec import cuda_structs
 from alq_hvd.codec.cuda_device import Device, Tensor
 from alq_hvd.codec.device_arrays import Parts
-from alq_hvd.config import QuantiserConfig
-from alq_hvd.errors import BackendUnavailable, ConfigurationError, UnsupportedTensor, WireFormatError
+from alq_hvd.errors import ConfigurationError, UnsupportedTensor, WireFormatError
 from alq_hvd.levels import Levels
 from alq_hvd.wire import RecordLayout, Stamp
 
@@ -27,15 +26,6 @@ def parts_of(values: Any) -> list[Tensor]:
     several = values.tensors if isinstance(values, Parts) else values
     parts: list[Tensor] = list(several) if isinstance(several, (list, tuple)) else [values]
     return [part for part in parts if part.numel()]
-
-
-def require_kernels(config: QuantiserConfig) -> None:
-    """Raise ``BackendUnavailable`` for a configuration that the kernels do not know: they do not rotate."""
-    if config.rotate:
-        raise BackendUnavailable(
-            f"expected buckets that are not rotated, got rotate=True and rounding={config.rounding!r}: the CUDA codec "
-            "has no kernel for the rotation. Take codec='native' on the host, or rotate=False"
-        )
 
 
 def require_parts(parts: Sequence[Tensor], elements: int, device: str) -> None:

@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 
 from alq_hvd import backends
-from alq_hvd.codec import cuda_structs
-from alq_hvd.codec.cuda_arguments import TYPES, Memory, parts_of, require_kernels, require_parts, require_records
+from alq_hvd.codec import cuda_buckets, cuda_structs
+from alq_hvd.codec.cuda_arguments import TYPES, Memory, parts_of, require_parts, require_records
 from alq_hvd.codec.cuda_damage import Damage
 from alq_hvd.codec.cuda_device import CudaDevice, Device, Tensor
 from alq_hvd.codec.cuda_kernels import WARPS
 from alq_hvd.codec.cuda_stream import StreamOrder
 from alq_hvd.codec.device_arrays import DeviceArrays, Parts
 from alq_hvd.codec.keys import StreamKey
+from alq_hvd.codec.rotation import rotation_words, sign_key
 from alq_hvd.config import QuantiserConfig
 from alq_hvd.levels import Levels
 from alq_hvd.statistics import BINS, BINS_PER_OCTAVE_LOG2, BINS_PER_SIDE, OCTAVES, GradientStatistics
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.wire import LANES, RecordLayout, Stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,31 +68,33 @@ class CudaCodec:
         """Return the sealed record of ``values``; see ``Codec.encode``.
 
         Two launches; each element is read once for bucket sizes that ``cuda_structs.chunk_size`` names, else three
-        launches and twice. ``residual``, float32[elements], is added to the values and takes what the record loses.
+        launches (rotated: four, five in rounding to the nearest) and twice. ``residual``, float32[elements], is added
+        to the values and takes what the record loses.
         """
         self.order.enter()
         parts = parts_of(values)
         require_parts(parts, layout.elements, self.device.name)
-        require_kernels(layout.quantiser)
         layout.quantiser.require_fit(levels)
         config, kind = layout.quantiser, TYPES[str(parts[0].dtype)] if parts else "float"
-        record = self._begin(layout, stamp)
-        group, chunk = cuda_structs.group(layout), self._chunk_size(config)
+        record = self._begin(layout, stamp, key)
+        if not parts:
+            return record
+        group, chunk = cuda_structs.group(layout, sign_key(key, config)), self._chunk_size(config)
+        tables, out = self._memory.tables(levels, config.bits), int(record.data_ptr())
         kept = 0 if residual is None else int(residual.data_ptr())
-        data, ends = self._memory.addresses(parts)
-        tensors = np.array((data, ends, kept, len(parts), 0), dtype=cuda_structs.TENSORS)
-        keyed = (cuda_structs.key(key.first, key.second), np.uint32(key.first_element))
-        tables = self._memory.tables(levels, config.bits)
-        plan, out = np.uint32(layout.codes_offset // 4), int(record.data_ptr())
-        common = (group, tensors, tables, *keyed)
-        if chunk:
-            blocks, rest = -(-layout.elements // chunk), (np.int32(chunk), plan, out, kept)
-            self.device.launch(f"alq::encode<{kind}, {config.bits}>", blocks, (*common, *rest), 4 * chunk)
-        elif layout.elements:
-            norms, limits = self._norms(group, tensors, kind, layout)
-            blocks = cuda_structs.decode_blocks(layout.elements, WARPS)
-            known = (int(norms.data_ptr()), int(limits.data_ptr()), plan, out, kept)
-            self.device.launch(f"alq::encode_with_norms<{kind}, {config.bits}>", blocks, (*common, *known))
+        tensors = cuda_structs.tensors(*self._memory.addresses(parts), kept, len(parts))
+        if not chunk:
+            cuda_buckets.encode(self.device, self._memory, layout, group, tensors, kind, tables, key, out, kept)
+            return record
+        arguments = (
+            *(group, tensors, tables, cuda_structs.key(key.first, key.second), np.uint32(key.first_element)),
+            *(np.int32(chunk), np.uint32(layout.codes_offset // 4), out, kept),
+        )
+        name = f"encode<{kind}, {config.bits}>"
+        if config.rotate:
+            name = f"encode_rotated<{kind}, {config.bits}, {'true' if config.rounding == 'nearest' else 'false'}>"
+        shared = chunk // LANES * _row_bytes(config)
+        self.device.launch(f"alq::{name}", -(-layout.elements // chunk), arguments, shared)
         return record
 
     def decode_sum(
@@ -105,12 +108,11 @@ class CudaCodec:
     ) -> Tensor | Parts | Sequence[Tensor]:
         """Return float32[elements], or fill ``out``: ``scale`` times the sum of the records in the order given.
 
-        One launch reads every record and writes once; a second, of one block, compares the checksums. A record with a
-        wrong header decodes to NaN.
+        One launch reads every record and writes once; a second, of one block, compares the checksums. Rotated buckets
+        that do not fit shared memory take two launches a record. A record with a wrong header decodes to NaN.
         """
         torch = backends.torch()
         self.order.enter()
-        require_kernels(layout.quantiser)
         layout.quantiser.require_fit(levels)
         require_records(records, layout, stamps, self.device.name)
         if out is None:
@@ -126,18 +128,20 @@ class CudaCodec:
         described, checks = self._records(records, layout, stamps)
         data, ends = self._memory.addresses(parts)
         tables = self._memory.tables(levels, layout.quantiser.bits)
-        kind, blocks = TYPES[str(parts[0].dtype)], cuda_structs.decode_blocks(layout.elements, WARPS)
-        arguments = (
-            described,
-            cuda_structs.group(layout),
-            tables,
-            np.float32(scale),
-            data,
-            ends,
-            np.uint32(len(parts)),
-            checks,
-        )
-        self.device.launch(f"alq::decode_sum<{kind}, {layout.quantiser.bits}>", blocks, arguments)
+        kind, config, group = TYPES[str(parts[0].dtype)], layout.quantiser, cuda_structs.group(layout)
+        arguments = (described, group, tables, np.float32(scale), data, ends, np.uint32(len(parts)), checks)
+        summed = _row_bytes(config) + cuda_structs.ROW_BYTES  # the sum of runs lies beside the chunk
+        chunk = self._chunk_size(config, summed)
+        if not config.rotate:
+            blocks = cuda_structs.decode_blocks(layout.elements, WARPS)
+            self.device.launch(f"alq::decode_sum<{kind}, {config.bits}>", blocks, arguments)
+        elif chunk:
+            blocks, shared = -(-layout.elements // chunk), chunk // LANES * summed
+            name = f"alq::decode_rotated<{kind}, {config.bits}>"
+            self.device.launch(name, blocks, (*arguments, np.int32(chunk)), shared)
+        else:
+            out_parts = (data, ends, len(parts))
+            cuda_buckets.decode_runs(self.device, layout, described, group, tables, scale, checks, out_parts, kind)
         self.device.launch("alq::finish_decode", 1, (described, checks, self._damage.address()))
         return out
 
@@ -155,19 +159,17 @@ class CudaCodec:
     ) -> Tensor:
         """Return the record, under ``again``, of what ``decode_sum`` would return; the sum never leaves the chip.
 
-        Falls back to ``decode_sum`` and ``encode`` for bucket sizes that need two readings.
+        Falls back to ``decode_sum`` and ``encode`` for bucket sizes that need two readings, and for rotated buckets.
         """
-        chunk = self._chunk_size(again.quantiser)
-        if chunk is None or not records or not layout.elements:
+        chunk, turned = self._chunk_size(again.quantiser), layout.quantiser.rotate or again.quantiser.rotate
+        if chunk is None or turned or not records or not layout.elements:
             total = self.decode_sum(records, layout, levels, stamps, scale)
             return self.encode(total, again, levels_again, key, stamp)
         self.order.enter()
         require_records(records, layout, stamps, self.device.name)
-        require_kernels(layout.quantiser)
         layout.quantiser.require_fit(levels)
-        require_kernels(again.quantiser)
         again.quantiser.require_fit(levels_again)
-        record = self._begin(again, stamp)
+        record = self._begin(again, stamp, key)
         described, checks = self._records(records, layout, stamps)
         bits, wide = layout.quantiser.bits, again.quantiser.bits
         arguments = (
@@ -194,7 +196,6 @@ class CudaCodec:
         """Return the summary of the normalised coordinates. Waits: the levels are fitted on the host."""
         torch = backends.torch()
         self.order.enter()
-        require_kernels(config)
         parts = parts_of(values)
         elements = sum(part.numel() for part in parts)
         require_parts(parts, elements, self.device.name)
@@ -202,9 +203,11 @@ class CudaCodec:
             return GradientStatistics.empty(weight_exponent)
         layout, kind = RecordLayout(elements, config), TYPES[str(parts[0].dtype)]
         group = cuda_structs.group(layout)
-        data, ends = self._memory.addresses(parts)
-        tensors = np.array((data, ends, 0, len(parts), 0), dtype=cuda_structs.TENSORS)
-        norms, limits = self._norms(group, tensors, kind, layout)
+        tensors = cuda_structs.tensors(*self._memory.addresses(parts), 0, len(parts))
+        if config.rotate:
+            turned = cuda_buckets.rotated(self.device, layout, group, tensors, kind, 0)
+            tensors, kind = cuda_structs.tensors(*self._memory.addresses([turned]), 0, 1), "float"
+        norms, limits = cuda_buckets.norms_and_limits(self.device, group, tensors, kind, layout.buckets)
         counted = torch.zeros(2 * BINS + 4 * layout.buckets, dtype=torch.float64, device=self.device.name)
         mass, first, moments = (int(counted[start:].data_ptr()) for start in (0, BINS, 2 * BINS))
         bins = np.array((OCTAVES, BINS_PER_OCTAVE_LOG2, weight_exponent), dtype=cuda_structs.BINS)
@@ -226,26 +229,22 @@ class CudaCodec:
         self.order.enter()
         self._damage.refuse(self._damage.take())
 
-    def _chunk_size(self, config: QuantiserConfig) -> int | None:
-        return cuda_structs.chunk_size(
-            config.bucket_size, min(self.device.shared_bytes, 4 * cuda_structs.LARGEST_CHUNK)
-        )
+    def _chunk_size(self, config: QuantiserConfig, row_bytes: int | None = None) -> int | None:
+        return cuda_structs.chunk_size(config.bucket_size, self.device.shared_bytes, row_bytes or _row_bytes(config))
 
-    def _begin(self, layout: RecordLayout, stamp: Stamp) -> Any:
+    def _begin(self, layout: RecordLayout, stamp: Stamp, key: StreamKey) -> Any:
         torch = backends.torch()
         record = torch.empty(layout.record_bytes, dtype=torch.uint8, device=self.device.name)
-        arguments = (cuda_structs.record_plan(layout, stamp), np.uint32(layout.buckets), int(record.data_ptr()))
-        self.device.launch("alq::begin_record", 1, arguments)
+        plan = cuda_structs.record_plan(layout, stamp, rotation_words(key, layout.quantiser))
+        self.device.launch("alq::begin_record", 1, (plan, cuda_structs.group(layout), int(record.data_ptr())))
         return record
-
-    def _norms(self, group: Any, tensors: Any, kind: str, layout: RecordLayout) -> tuple[Any, Any]:
-        torch = backends.torch()
-        norms, limits = torch.empty((2, layout.buckets), dtype=torch.float32, device=self.device.name)
-        arguments = (group, tensors, int(norms.data_ptr()), int(limits.data_ptr()))
-        self.device.launch(f"alq::bucket_norms<{kind}>", layout.buckets, arguments)
-        return norms, limits
 
     def _records(self, records: Sequence[Tensor], layout: RecordLayout, stamps: Sequence[Stamp]) -> tuple[Any, int]:
         data, senders = self._memory.senders(records, stamps)
         described = cuda_structs.records(layout, stamps[0], data, senders, len(records))
         return described, self._memory.checks(len(records))
+
+
+def _row_bytes(config: QuantiserConfig) -> int:
+    """Return the bytes of shared memory that 32 elements of a chunk take."""
+    return cuda_structs.GAPPED_ROW_BYTES if config.rotate else cuda_structs.ROW_BYTES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from alq_hvd.codec.keys import SignKey
 from alq_hvd.config import QuantiserConfig
 from alq_hvd.levels import Levels
 from alq_hvd.wire import HEADER, LANES, TILE, Header, RecordLayout, Stamp
@@ -13,32 +14,55 @@ Struct = npt.NDArray[np.void]
 
 KEY = np.dtype([("first", "<u4"), ("second", "<u4")])
 GROUP = np.dtype(
-    [("elements", "<u4"), ("bucket_size", "<u4"), ("maximum_norm", "<u4"), ("reserved", "<u4"), ("clip", "<f8")]
+    [
+        *[(name, "<u4") for name in ("elements", "bucket_size", "maximum_norm", "rounds")],
+        ("clip", "<f8"),
+        ("reach", "<f8"),
+        ("signs", KEY),
+    ]
 )
 TENSORS = np.dtype([("data", "<u8"), ("ends", "<u8"), ("residual", "<u8"), ("count", "<u4"), ("reserved", "<u4")])
-RECORD_PLAN = np.dtype([("codes_offset", "<u4"), ("payload", "<u4"), ("record", "<u4"), ("header", "<u4", 7)])
+RECORD_PLAN = np.dtype(
+    [("codes_offset", "<u4"), ("payload", "<u4"), ("record", "<u4"), ("header", "<u4", 7), ("rotation", "<u4", 4)]
+)
 RECORDS = np.dtype(
     [("data", "<u8"), ("senders", "<u8"), ("count", "<u4"), ("codes_offset", "<u4"), ("expected", "<u4", 6)]
 )
 BINS = np.dtype([("octaves", "<i4"), ("per_octave_log2", "<i4"), ("weight_exponent", "<i4")])
 
 WHOLE_CHUNK = 8192
-"""Elements that a block encodes, where buckets are not larger: 32 KiB of its shared memory."""
+"""Elements that a block works on, where buckets are not larger: 32 KiB of its shared memory."""
 LARGEST_CHUNK = 49_152
-"""192 KiB: the largest bucket that the shared memory of a block holds beside its tables (A100: 163 KiB, H100: 227)."""
+"""The largest bucket that the shared memory of a block holds beside its tables (A100: 163 KiB, H100: 227)."""
 SMALLEST_FUSED_BUCKET = 64
+NO_SIGNS = SignKey()
+ROW_BYTES = 4 * LANES
+"""32 elements in shared memory."""
+GAPPED_ROW_BYTES = ROW_BYTES + 4
+"""32 elements where buckets are rotated: see ``cuda/rotate.cuh``."""
 
 
-def chunk_size(bucket_size: int, shared_bytes: int = 4 * LARGEST_CHUNK) -> int | None:
-    """Return how many elements a block encodes in one reading, or ``None`` when the buckets need two.
+def chunk_size(bucket_size: int, shared_bytes: int, row_bytes: int = ROW_BYTES) -> int | None:
+    """Return how many elements a block takes at once, or ``None`` when the buckets need several kernels.
 
-    One reading serves multiples of 1024 and powers of two from 64 on, as long as a bucket fits ``shared_bytes``.
+    One kernel serves multiples of 1024 and powers of two from 64 on, as long as a bucket fits ``shared_bytes`` at
+    ``row_bytes`` for 32 elements.
     """
     power_of_two = bucket_size & (bucket_size - 1) == 0
     if bucket_size % TILE and not (power_of_two and bucket_size >= SMALLEST_FUSED_BUCKET):
         return None
     chunk = max(WHOLE_CHUNK // bucket_size, 1) * bucket_size
-    return chunk if 4 * chunk <= shared_bytes else None
+    return chunk if chunk <= LARGEST_CHUNK and chunk // LANES * row_bytes <= shared_bytes else None
+
+
+def workplace(bucket_size: int, shared_bytes: int) -> tuple[int, int]:
+    """Return how many elements, whole buckets, a block rotates, and the bytes of shared memory that it needs for them.
+
+    Buckets too large for it are rotated in device memory, one a block: no bytes are needed.
+    """
+    chunk = max(WHOLE_CHUNK // bucket_size, 1) * bucket_size
+    needed = -(-chunk // LANES) * GAPPED_ROW_BYTES
+    return (chunk, needed) if chunk <= LARGEST_CHUNK and needed <= shared_bytes else (bucket_size, 0)
 
 
 def key(first: int, second: int) -> Struct:
@@ -46,17 +70,28 @@ def key(first: int, second: int) -> Struct:
     return np.array((first, second), dtype=KEY)
 
 
-def group(layout: RecordLayout) -> Struct:
-    """Return the kernels' ``Group``."""
+def group(layout: RecordLayout, signs: SignKey = NO_SIGNS) -> Struct:
+    """Return the kernels' ``Group``; an encoder rotates with ``signs``, a decoder finds them in the record."""
     config: QuantiserConfig = layout.quantiser
-    values = (layout.elements, config.bucket_size, config.norm == "linf", 0, config.clip or 0.0)
+    values = (
+        *(layout.elements, config.bucket_size, config.norm == "linf", config.rounds),
+        *(config.clip or 0.0, config.reach if config.rounding == "nearest" else 0.0),
+        tuple(signs),
+    )
     return np.array(values, dtype=GROUP)
 
 
-def record_plan(layout: RecordLayout, stamp: Stamp) -> Struct:
-    """Return the kernels' ``RecordPlan``: offsets in 32-bit words, and the header but for its checksum."""
+def record_plan(layout: RecordLayout, stamp: Stamp, rotation: npt.NDArray[np.uint32]) -> Struct:
+    """Return the kernels' ``RecordPlan``; ``rotation`` is what names the signs, uint32[4] or uint32[0]."""
     words = (layout.codes_offset // 4, layout.payload_bytes // 4, layout.record_bytes // 4)
-    return np.array((*words, header_words(layout, stamp)), dtype=RECORD_PLAN)
+    signs = np.zeros(4, dtype=np.uint32)
+    signs[: len(rotation)] = rotation
+    return np.array((*words, header_words(layout, stamp), signs), dtype=RECORD_PLAN)
+
+
+def tensors(data: int, ends: int, residual: int, count: int) -> Struct:
+    """Return the kernels' ``Tensors``: addresses of uint64[count], uint32[count] and, or 0, float32[elements]."""
+    return np.array((data, ends, residual, count, 0), dtype=TENSORS)
 
 
 def records(layout: RecordLayout, stamp: Stamp, data: int, senders: int, count: int) -> Struct:

@@ -1,12 +1,15 @@
-// Run CUDA kernels on the CPU: the threads of a block are contexts that take turns, each until its next __syncthreads().
-// Enough for kernels whose blocks and warps work together through shared memory and atomics alone. Slow and exact: it shows
-// that the kernels' arithmetic, indices and order of sums are right, and says nothing about races or speed.
+// Run CUDA kernels on the CPU: the threads of a block are contexts that take turns, each until its next barrier of the
+// block or of its warp. Enough for kernels whose threads work together through shared memory, atomics and exchanges within
+// a warp. Slow and exact: it shows that the kernels' arithmetic, indices and order of sums are right and that all threads
+// meet at the same barriers, and says nothing about races or speed.
 #pragma once
 
 #include <ucontext.h>
 
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <vector>
@@ -15,7 +18,7 @@
 #define ALQ_DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emulated::dynamic_shared)
 #define __global__ inline
 #define __shared__ static
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 namespace emulated {
 
@@ -26,7 +29,8 @@ struct Index {
 alignas(64) inline unsigned char dynamic_shared[256 * 1024];
 inline ucontext_t scheduler;
 inline std::vector<ucontext_t> threads;
-inline std::vector<bool> ended;
+enum class State : char { ready, at_warp, at_block, ended };
+inline std::vector<State> states;
 inline std::function<void()> body;
 
 }  // namespace emulated
@@ -35,10 +39,46 @@ inline emulated::Index threadIdx, blockIdx, gridDim;
 
 namespace emulated {
 
+// Let the other threads go on, and return when all of the warp or block, but those that have ended, have come as far.
+inline void wait(State where) {
+  const unsigned self = threadIdx.x;
+  states[self] = where;
+  swapcontext(&threads[self], &scheduler);
+}
+
 inline void run_thread() {
   body();
-  ended[threadIdx.x] = true;
-  swapcontext(&threads[threadIdx.x], &scheduler);
+  wait(State::ended);
+}
+
+// Let the threads begin <= t < end go on if all of them that have not ended wait there. Return whether any does.
+inline bool release(State where, size_t begin, size_t end) {
+  bool any = false;
+  for (size_t t = begin; t < end; ++t) {
+    if (states[t] != where && states[t] != State::ended) return false;
+    any = any || states[t] == where;
+  }
+  for (size_t t = begin; t < end; ++t)
+    if (states[t] == where) states[t] = State::ready;
+  return any;
+}
+
+inline void run_block() {
+  const size_t count = threads.size();
+  for (size_t ended = 0; ended < count;) {
+    for (size_t t = 0; t < count; ++t)
+      if (states[t] == State::ready) {
+        threadIdx.x = static_cast<unsigned>(t);
+        swapcontext(&scheduler, &threads[t]);
+        ended += states[t] == State::ended;
+      }
+    bool any = release(State::at_block, 0, count);
+    for (size_t warp = 0; warp < count; warp += 32) any = release(State::at_warp, warp, warp + 32) || any;
+    if (ended < count && !any) {
+      std::fprintf(stderr, "the threads of block %u wait at different barriers\n", blockIdx.x);
+      std::abort();
+    }
+  }
 }
 
 // Run `grid` blocks of `block` threads, one block after another.
@@ -50,31 +90,20 @@ inline void launch(unsigned grid, unsigned block, std::function<void()> kernel) 
   gridDim.x = grid;
   for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x) {
     threads.assign(block, ucontext_t());
-    ended.assign(block, false);
+    states.assign(block, State::ready);
     for (unsigned t = 0; t < block; ++t) {
       getcontext(&threads[t]);
       threads[t].uc_stack.ss_sp = stacks.data() + t * stack_bytes;
       threads[t].uc_stack.ss_size = stack_bytes;
       makecontext(&threads[t], run_thread, 0);
     }
-    for (bool alive = true; alive;) {
-      alive = false;
-      for (unsigned t = 0; t < block; ++t)
-        if (!ended[t]) {
-          threadIdx.x = t;
-          swapcontext(&scheduler, &threads[t]);
-          alive = alive || !ended[t];
-        }
-    }
+    run_block();
   }
 }
 
 }  // namespace emulated
 
-inline void __syncthreads() {
-  const unsigned self = threadIdx.x;
-  swapcontext(&emulated::threads[self], &emulated::scheduler);
-}
+inline void __syncthreads() { emulated::wait(emulated::State::at_block); }
 
 template <typename T>
 T atomicAdd(T* to, T value) {
@@ -97,7 +126,17 @@ inline float __uint_as_float(uint32_t bits) {
 
 namespace alq {
 using std::sqrt;
+// Two buffers in turn: a thread can not write into one before all of its warp have read it.
+inline double exchange(double value, int mask) {
+  static double slots[2][1024];
+  static unsigned turns[1024];
+  const unsigned self = threadIdx.x, turn = turns[self]++ % 2;
+  slots[turn][self] = value;
+  emulated::wait(emulated::State::at_warp);
+  return slots[turn][self ^ mask];
+}
 inline void add_from_warp(uint32_t* to, uint32_t value) { *to += value; }
+inline void forget(int&) {}
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
 inline float half_to_float(uint16_t bits) {
   const float magnitude = (bits & 0x7c00) == 0x7c00 ? __uint_as_float(0x7f800000u | (bits & 0x3ffu) << 13)

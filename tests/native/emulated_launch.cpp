@@ -64,6 +64,17 @@ void add_width(const std::string& type) {
   add("encode" + parameters, alq::encode<T, B>);
   add("encode_with_norms" + parameters, alq::encode_with_norms<T, B>);
   add("decode_sum" + parameters, alq::decode_sum<T, B>);
+  add("decode_rotated" + parameters, alq::decode_rotated<T, B>);
+  const std::string rotated = "encode_rotated<" + type + ", " + std::to_string(B);
+  add(rotated + ", false>", alq::encode_rotated<T, B, false>);
+  add(rotated + ", true>", alq::encode_rotated<T, B, true>);
+}
+
+template <typename T, bool fits>
+void add_workplace(const std::string& parameters) {
+  add("rotate_group<" + parameters, alq::rotate_group<T, fits>);
+  add("keep_lost<" + parameters, alq::keep_lost<T, fits>);
+  add("add_run<" + parameters, alq::add_run<T, fits>);
 }
 
 template <typename T, int... B>
@@ -71,6 +82,14 @@ void add_type(const std::string& type, std::integer_sequence<int, B...>) {
   (add_width<T, B + 1>(type), ...);
   add("bucket_norms<" + type + ">", alq::bucket_norms<T>);
   add("statistics<" + type + ">", alq::statistics<T>);
+  add_workplace<T, false>(type + ", false>");
+  add_workplace<T, true>(type + ", true>");
+}
+
+template <int B>
+void add_any_size() {
+  add("sum_run<" + std::to_string(B) + ">", alq::sum_run<B>);
+  add("projection_scales<" + std::to_string(B) + ">", alq::projection_scales<B>);
 }
 
 // Two-shot keeps the width or goes on with 8 bits: all 64 pairs would take the compiler too long.
@@ -86,6 +105,7 @@ void add_all(std::integer_sequence<int, B...> widths) {
   add_type<alq::Half>("alq::Half", widths);
   add_type<alq::Brain>("alq::Brain", widths);
   (add_recode<B + 1>(), ...);
+  (add_any_size<B + 1>(), ...);
   add("begin_record", alq::begin_record);
   add("finish_decode", alq::finish_decode);
 }

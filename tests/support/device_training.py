@@ -31,9 +31,8 @@ def compressor(
 ) -> QuantisedCompressor:
     """Return a compressor whose gradients live on ``devices``, or on the host."""
     chosen = Options(**{**OPTIONS, "codec": "native" if devices is None else "cuda", **options})
-    quantisers = [chosen.quantiser(shot) for shot in range(len(chosen.bits_of_shots))]
     named = model.named_parameters() if names else None
-    codecs = Codecs(chosen.codec, quantisers, devices)
+    codecs = Codecs(chosen.codec, devices)
     return QuantisedCompressor(chosen, named, communicator=ranks, codecs=codecs)
 
 

@@ -46,7 +46,7 @@ def on_gpu(number: int = 0) -> Any:
 @pytest.mark.parametrize("name", ["auto", "cuda"])
 def test_gradients_of_a_device_get_its_codec_the_same_at_every_call(name: str) -> None:
     devices = EmulatedDevices()
-    codecs = Codecs(name, [], devices)
+    codecs = Codecs(name, devices)
     assert codecs.place(GRADIENT) is devices.device
     assert codecs.on(devices.device).device is devices.device
     assert codecs.on(devices.device) is codecs.on(devices.device)
@@ -54,7 +54,7 @@ def test_gradients_of_a_device_get_its_codec_the_same_at_every_call(name: str) -
 
 @pytest.mark.parametrize("name", ["native", "reference"])
 def test_a_codec_of_the_host_serves_gradients_of_a_device_too(name: str) -> None:
-    codecs = Codecs(name, [], EmulatedDevices())
+    codecs = Codecs(name, EmulatedDevices())
     assert codecs.place(GRADIENT) is None
     assert codecs.host.name == name
 
@@ -65,7 +65,7 @@ def test_auto_takes_the_host_where_kernels_can_not_run_and_says_so_once(caplog: 
         return train(ranks, model, compressor(ranks, model, Unusable(), codec="auto"))
 
     with caplog.at_level(logging.WARNING):
-        told = LoopbackWorld(1).run(lambda ranks: Codecs("auto", [], Unusable()))[0]
+        told = LoopbackWorld(1).run(lambda ranks: Codecs("auto", Unusable()))[0]
         assert [told.place(GRADIENT), told.place(GRADIENT)] == [None, None]
     assert [record.message for record in caplog.records] == [
         "gradients on cpu are copied to the host before they are encoded: can not import cupy"
@@ -81,7 +81,7 @@ def test_the_device_codec_by_name_needs_cupy_before_training_starts(no_cupy: Non
 
 def test_cuda_gradients_go_to_the_host_without_cupy(no_cupy: None, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert Codecs("auto", []).place(on_gpu()) is None
+        assert Codecs("auto").place(on_gpu()) is None
     assert "alq-hvd[cuda12]" in caplog.text
 
 

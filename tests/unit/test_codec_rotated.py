@@ -21,12 +21,11 @@ from codec_cases import (
 )
 
 from alq_hvd.codec.base import Codec
-from alq_hvd.codec.cuda_arguments import require_kernels
 from alq_hvd.codec.keys import stream_key
 from alq_hvd.codec.native import NativeCodec
 from alq_hvd.codec.rotation import rotate_values_back
 from alq_hvd.config import QuantiserConfig
-from alq_hvd.errors import BackendUnavailable, ConfigurationError, WireFormatError
+from alq_hvd.errors import ConfigurationError, WireFormatError
 from alq_hvd.levels import Levels
 from alq_hvd.policies.lloyd_max import lloyd_max
 from alq_hvd.wire import HEADER, RecordLayout, Stamp, seal
@@ -261,12 +260,6 @@ def test_a_decoder_adds_first_and_rotates_back_once_where_signs_are_shared() -> 
 def test_configurations_that_can_not_work_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         QuantiserConfig(3, **options)
-
-
-def test_the_cuda_codec_refuses_what_it_has_no_kernel_for() -> None:
-    require_kernels(QuantiserConfig(3, 512))
-    with pytest.raises(BackendUnavailable, match=r"got rotate=True and rounding='nearest'.*Take codec='native'"):
-        require_kernels(config_of("nearest", 3, 512))
 
 
 @pytest.mark.parametrize("kind", ["linf", "nearest"])

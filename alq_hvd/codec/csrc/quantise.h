@@ -8,8 +8,10 @@
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define ALQ_INLINE __host__ __device__ __forceinline__
+#define ALQ_UNROLL _Pragma("unroll")
 #else
 #define ALQ_INLINE inline __attribute__((always_inline))
+#define ALQ_UNROLL _Pragma("GCC unroll 32")
 #endif
 
 #if defined(__CUDACC_RTC__)

@@ -31,21 +31,6 @@ ALQ_INLINE Floats stages_within(const Floats& v) {
   }
 }
 
-// The stages between N vectors, whatever their distance is.
-template <int N, int distance = 1>
-ALQ_INLINE void stages_across(Floats* v) {
-  if constexpr (distance < N) {
-#pragma GCC unroll 16
-    for (int i = 0; i < N; ++i)
-      if (!(i & distance)) {
-        const Floats a = v[i], b = v[i + distance];
-        v[i] = a + b;
-        v[i + distance] = a - b;
-      }
-    stages_across<N, 2 * distance>(v);
-  }
-}
-
 // The stages `distance`, 2 distance, ... N distance / 2 of `size` coordinates.
 template <int N>
 inline void later_stages(float* x, int64_t size, int64_t distance) {

@@ -34,4 +34,19 @@ ALQ_INLINE Unsigned sign_words(StreamKey key, uint32_t first, int turn, uint32_t
   return random_bits(key, weyl_number(key, lane + (first + turn * kBlockStep + kLanes * tile)));
 }
 
+// The stages of distance 1, 2, ... N / 2 between the N numbers, or vectors of numbers, of an array.
+template <int N, int distance = 1, typename Float>
+ALQ_INLINE void stages_across(Float* v) {
+  if constexpr (distance < N) {
+    ALQ_UNROLL
+    for (int i = 0; i < N; ++i)
+      if (!(i & distance)) {
+        const Float a = v[i], b = v[i + distance];
+        v[i] = a + b;
+        v[i + distance] = a - b;
+      }
+    stages_across<N, 2 * distance>(v);
+  }
+}
+
 }  // namespace alq

@@ -28,20 +28,21 @@ template <int B>
 ALQ_DEVICE uint32_t add_record(const Records& records, uint32_t r, const Group& group, uint32_t begin, const float* levels,
                                float* sums) {
   const uint32_t* record = records.data[r];
-  const int lane = threadIdx.x % kLanes, rest = group.elements - begin < kTile ? group.elements - begin : kTile;
-  const int needed = ((rest + kLanes - 1) / kLanes * B + 31) / 32;
+  const uint32_t lane = threadIdx.x % kLanes, rest = group.elements - begin < kTile ? group.elements - begin : kTile;
+  const uint32_t needed = ((rest + kLanes - 1) / kLanes * B + 31) / 32;
   const uint32_t* words = record + records.codes_offset + begin / kTile * (B * kLanes) + lane;
-  const float* norms = reinterpret_cast<const float*>(record + 8);
+  const float* norms = reinterpret_cast<const float*>(record + norms_offset(group));
   const uint32_t d = group.bucket_size;
   const bool one_norm = d % kTile == 0, fits = header_fits(records, r);
   const float tile_norm = norms[begin / d];
   uint32_t word = words[0], sum = word;
 #pragma unroll
   for (int row = 0; row < kRows; ++row) {
-    const int shift = row * B % 32, i = row * kLanes + lane;
+    const int shift = row * B % 32;
+    const uint32_t i = row * kLanes + lane;
     uint32_t code = word >> shift;
     if (shift + B >= 32 && row + 1 < kRows) {
-      const int index = row * B / 32 + 1;
+      const uint32_t index = row * B / 32 + 1;
       word = index < needed ? words[index * kLanes] : 0;
       sum += word;
       if (shift + B > 32) code |= word << (32 - shift);
@@ -53,19 +54,20 @@ ALQ_DEVICE uint32_t add_record(const Records& records, uint32_t r, const Group& 
   }
   for (uint32_t j = (begin + d - 1) / d + lane; static_cast<uint64_t>(j) * d < begin + rest; j += kLanes)
     sum += __float_as_uint(norms[j]);
+  if (begin == 0 && 8 + lane < norms_offset(group)) sum += record[8 + lane];
   return sum;
 }
 
 // Sums of a record's words are kept in kSlots places, so that blocks rarely wait for each other.
 constexpr uint32_t kSlots = 64;
 
-// Sum all records over one tile into `sums`, and their words into checks[r][slot].
+// Sum the records from <= r < to over one tile into `sums`, and their words into checks[r][slot].
 template <int B>
-ALQ_DEVICE void sum_records(const Records& records, const Group& group, uint32_t begin, const float* levels, float* sums,
-                            uint32_t* checks) {
+ALQ_DEVICE void sum_records(const Records& records, uint32_t from, uint32_t to, const Group& group, uint32_t begin,
+                            const float* levels, float* sums, uint32_t* checks) {
 #pragma unroll
   for (int row = 0; row < kRows; ++row) sums[row] = 0;
-  for (uint32_t r = 0; r < records.count; ++r)
+  for (uint32_t r = from; r < to; ++r)
     add_from_warp(checks + r * kSlots + blockIdx.x % kSlots, add_record<B>(records, r, group, begin, levels, sums));
 }
 
@@ -79,21 +81,14 @@ __global__ void __launch_bounds__(kThreads) decode_sum(Records records, Group gr
   const uint32_t begin = (blockIdx.x * kWarps + threadIdx.x / kLanes) * kTile;
   if (begin >= group.elements) return;
   float sums[kRows];
-  sum_records<B>(records, group, begin, levels, sums, checks);
-  uint32_t tensor = locate(ends, tensors, begin);
-#pragma unroll
-  for (int row = 0; row < kRows; ++row) {
-    const uint32_t element = begin + row * kLanes + threadIdx.x % kLanes;
-    if (element < group.elements) {
-      while (element >= ends[tensor]) ++tensor;
-      from_float(scale * sums[row], data[tensor][element - (tensor ? ends[tensor - 1] : 0)]);
-    }
-  }
+  sum_records<B>(records, 0, records.count, group, begin, levels, sums, checks);
+  Cursor<T> cursor = {data, ends, tensors};
+  store_tile(cursor, begin, group.elements - begin < kTile ? group.elements - begin : kTile, scale, sums);
 }
 
 // The middle of a two-shot: decode and sum `records`, and encode the sum again, a chunk a block, without leaving the chip.
 template <int B, int Again>
-__global__ void __launch_bounds__(kThreads) recode(Records records, Group group, const Tables* tables, float scale, uint32_t* checks,
+__global__ void __launch_bounds__(kThreads, 3) recode(Records records, Group group, const Tables* tables, float scale, uint32_t* checks,
                        Group again, const Tables* tables_again, StreamKey key, uint32_t first_element, int chunk_size,
                        uint32_t codes_offset, uint32_t* record) {
   ALQ_DYNAMIC_SHARED(float, chunk);
@@ -105,7 +100,7 @@ __global__ void __launch_bounds__(kThreads) recode(Records records, Group group,
   const int size = left < static_cast<uint32_t>(chunk_size) ? left : chunk_size;
   for (int tile = threadIdx.x / kLanes; tile * kTile < size; tile += kWarps) {
     float sums[kRows];
-    sum_records<B>(records, group, begin + tile * kTile, levels, sums, checks);
+    sum_records<B>(records, 0, records.count, group, begin + tile * kTile, levels, sums, checks);
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
       const int i = tile * kTile + row * kLanes + threadIdx.x % kLanes;
@@ -113,7 +108,8 @@ __global__ void __launch_bounds__(kThreads) recode(Records records, Group group,
     }
   }
   __syncthreads();
-  encode_chunk<Again>(again, tables_again, key, first_element, begin, size, chunk, shared, codes_offset, record, nullptr);
+  encode_chunk<Again, false>(again, tables_again, key, first_element, begin, size, Coordinates<false>{chunk}, shared,
+                             codes_offset, record, [](int, float, float) {});
 }
 
 // Compare the words that were read with each record's checksum, keep what is wrong in *status, and clear `checks`. One block.

@@ -1,7 +1,7 @@
-// What the kernels stand on: element types, tensors of a fusion group, sums over a block. No CUDA header is needed.
+// What the kernels stand on: element types, the tensors of a fusion group, norms. No CUDA header is needed.
 #pragma once
 
-#include "quantise.h"
+#include "rotation.h"
 
 #if defined(ALQ_EMULATED)
 #include "emulate_cuda.h"  // tests/native: runs a block's threads one after another on the CPU
@@ -11,6 +11,10 @@ using uint16_t = unsigned short;
 #define ALQ_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
 namespace alq {
 ALQ_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+// Keep the compiler from holding in registers what it has derived from `index`: deriving it again is cheaper.
+ALQ_DEVICE void forget(int& index) { asm volatile("" : "+r"(index)); }
+// Return the value of the thread whose lane differs by the bits of `mask`; all threads of the warp must call it.
+ALQ_DEVICE double exchange(double value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 // Add what the 32 threads of a warp bring, all of which must call it.
 ALQ_DEVICE void add_from_warp(uint32_t* to, uint32_t value) {
   const uint32_t sum = __reduce_add_sync(0xffffffffu, value);
@@ -40,6 +44,7 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kLanes;
 constexpr int kMostNorms = 128;  // of one chunk: buckets of 64 or more in chunks of 8192
 constexpr uint32_t kNan = 0x7fc00000u;
+constexpr uint32_t kInfinity = 0x7f800000u;
 
 // 16-bit floats as their bits.
 struct Half {
@@ -60,9 +65,14 @@ ALQ_DEVICE void from_float(float value, Brain& to) { to.bits = float_to_brain(va
 struct Group {
   uint32_t elements, bucket_size;
   uint32_t maximum_norm;  // 0: Euclidean
-  uint32_t reserved;
+  uint32_t rounds;        // of the rotation; 0 does not rotate
   double clip;            // standard deviations; 0 does not clip
+  double reach;           // standard deviations that 1 stands for, in rounding to the nearest; 0 rounds stochastically
+  StreamKey signs;        // of the rotation, for an encoder; a decoder finds them in the record
 };
+
+// Return where the norms of a record start, in 32-bit words: behind the header and what names the signs.
+ALQ_DEVICE uint32_t norms_offset(const Group& group) { return group.rounds ? 8 + kRotationBytes / 4 : 8; }
 
 // Level tables in device memory: float32[4][256], levels padded with infinity, scaled inverse gaps padded with zero, the
 // search tree (kernels.h), levels padded with the last one; then the smallest magnitude of a level that is not zero.
@@ -84,8 +94,42 @@ ALQ_DEVICE uint32_t locate(const uint32_t* ends, uint32_t count, uint32_t elemen
   return low;
 }
 
-// The tensors of a fusion group, one after another: element e lies in the first tensor k with e < ends[k]. `residual`,
-// float32[elements] or null, is added to the gradient (error feedback).
+// Finds elements of a group of tensors, which follow one another: element e lies in the first tensor k with e < ends[k].
+// Keeps the tensor found last in registers.
+template <typename T>
+struct Cursor {
+  T* const* data;
+  const uint32_t* ends;
+  uint32_t count;
+  T* start = nullptr;
+  uint32_t tensor = 0, begin = 0, length = 0;
+
+  ALQ_DEVICE void take(uint32_t k) {
+    tensor = k;
+    begin = k ? ends[k - 1] : 0;
+    length = ends[k] - begin;
+    start = data[k];
+  }
+
+  ALQ_DEVICE T* at(uint32_t element) {
+    if (element - begin >= length) take(locate(ends, count, element));
+    return start + (element - begin);
+  }
+
+  // The same for an element of this tensor or one soon after it.
+  ALQ_DEVICE T* on_to(uint32_t element) {
+    while (element - begin >= length) take(tensor + 1);
+    return start + (element - begin);
+  }
+
+  // Return where the kTile elements from `element` on lie, or null where no one tensor holds them all.
+  ALQ_DEVICE T* tile_at(uint32_t element, int rest) {
+    T* const found = at(element);
+    return rest == kTile && length - (element - begin) >= kTile ? found : nullptr;
+  }
+};
+
+// The tensors of a gradient. `residual`, float32[elements] or null, is added to it (error feedback).
 template <typename T>
 struct Tensors {
   const T* const* data;
@@ -93,21 +137,49 @@ struct Tensors {
   const float* residual;
   uint32_t count, reserved;
 
-  ALQ_DEVICE uint32_t start(uint32_t k) const { return k ? ends[k - 1] : 0; }
+  ALQ_DEVICE Cursor<const T> cursor() const { return {data, ends, count}; }
 
-  ALQ_DEVICE uint32_t find(uint32_t element) const { return locate(ends, count, element); }
-
-  // Return the tensor that holds `element`, which is tensor k or one soon after it.
-  ALQ_DEVICE uint32_t find(uint32_t element, uint32_t k) const {
-    while (element >= ends[k]) ++k;
-    return k;
-  }
-
-  ALQ_DEVICE float load(uint32_t element, uint32_t k) const {
-    const float value = to_float(data[k][element - start(k)]);
+  ALQ_DEVICE float load(uint32_t element, Cursor<const T>& cursor) const {
+    const float value = to_float(*cursor.at(element));
     return residual ? value + residual[element] : value;
   }
 };
+
+// Load this thread's lane of the tile of `rest` elements from `begin` on; rows past its end are zero. All loads are on
+// their way before the first is used.
+template <typename T>
+ALQ_DEVICE void load_tile(const Tensors<T>& tensors, Cursor<const T>& cursor, uint32_t begin, int rest, float* rows) {
+  const int lane = threadIdx.x % kLanes;
+  if (const T* whole = cursor.tile_at(begin, rest)) {
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) rows[row] = to_float(whole[row * kLanes + lane]);
+    if (!tensors.residual) return;
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) rows[row] += tensors.residual[begin + row * kLanes + lane];
+  } else {
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      const uint32_t element = begin + row * kLanes + lane;
+      rows[row] = 0;
+      if (row * kLanes + lane < rest) rows[row] = to_float(*cursor.on_to(element));
+      if (row * kLanes + lane < rest && tensors.residual) rows[row] += tensors.residual[element];
+    }
+  }
+}
+
+// Write `scale` times this thread's lane of a tile to the tensors of a sum.
+template <typename T>
+ALQ_DEVICE void store_tile(Cursor<T>& cursor, uint32_t begin, int rest, float scale, const float* rows) {
+  const int lane = threadIdx.x % kLanes;
+  if (T* whole = cursor.tile_at(begin, rest)) {
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) from_float(scale * rows[row], whole[row * kLanes + lane]);
+  } else {
+#pragma unroll
+    for (int row = 0; row < kRows; ++row)
+      if (row * kLanes + lane < rest) from_float(scale * rows[row], *cursor.on_to(begin + row * kLanes + lane));
+  }
+}
 
 struct Add {
   ALQ_DEVICE double operator()(double a, double b) const { return a + b; }
@@ -115,28 +187,41 @@ struct Add {
 struct Larger {
   ALQ_DEVICE double operator()(double a, double b) const { return a > b ? a : b; }
 };
+struct Square {
+  ALQ_DEVICE double operator()(float x) const { return static_cast<double>(x) * x; }
+};
+struct Widen {
+  ALQ_DEVICE double operator()(float x) const { return static_cast<double>(x); }
+};
+// The order of magnitudes is that of their bits, NaN being the largest.
+struct MagnitudeBits {
+  ALQ_DEVICE double operator()(float x) const { return static_cast<double>(__float_as_uint(x) & 0x7fffffffu); }
+};
 
-// Fold each run of 2 * half of the kSumLanes numbers in `lanes` (shared) into its first; every thread must call it.
+// Fold the kSumLanes numbers in `lanes` (shared) in halves into the first; every thread must call it.
 template <typename Combine>
 ALQ_DEVICE void fold(double* lanes, int half, Combine combine) {
   for (__syncthreads(); half > 0; half /= 2, __syncthreads())
-    for (int s = threadIdx.x; s < kSumLanes; s += kThreads)
-      if ((s & (2 * half - 1)) < half) lanes[s] = combine(lanes[s], lanes[s + half]);
+    for (int s = threadIdx.x; s < half; s += kThreads) lanes[s] = combine(lanes[s], lanes[s + half]);
 }
 
-ALQ_DEVICE double magnitude_bits(float value) { return static_cast<double>(__float_as_uint(value) & 0x7fffffffu); }
-
-// Return the norm as it is sent, from the sum of squares or the bits of the largest magnitude.
-ALQ_DEVICE float finished_norm(double total, bool maximum) {
-  const float norm = maximum ? __uint_as_float(static_cast<uint32_t>(total)) : static_cast<float>(sqrt(total));
+// Return a norm as it is sent: NaN for a bucket that is not finite, 0 for one too small to normalise.
+ALQ_DEVICE float sendable(float norm) {
   if (!(norm <= kLargestNorm)) return __uint_as_float(kNan);
   return norm < kSmallestNorm ? 0.0f : norm;
+}
+
+// Return what the coordinates of a bucket of `count` are divided by, from their sum of squares or the bits of the largest.
+ALQ_DEVICE float finished_norm(const Group& group, double total, double count) {
+  if (group.maximum_norm) return sendable(__uint_as_float(static_cast<uint32_t>(total)));
+  if (group.reach > 0) return sendable(static_cast<float>(sqrt(total / count) * group.reach));
+  return sendable(static_cast<float>(sqrt(total)));
 }
 
 // Return the largest magnitude that clipping leaves, from the sums of a bucket.
 ALQ_DEVICE float clip_limit(double sum, double squares, double count, double clip) {
   const double mean = sum / count, variance = squares / count - mean * mean;
-  return variance > 0 ? static_cast<float>(clip * sqrt(variance)) : __uint_as_float(0x7f800000u);
+  return variance > 0 ? static_cast<float>(clip * sqrt(variance)) : __uint_as_float(kInfinity);
 }
 
 // Copy `count` words of the tables into shared memory.

@@ -29,11 +29,9 @@ __global__ void __launch_bounds__(kThreads) statistics(Group group, Tensors<T> t
     for (int i = 0; i < bins.weight_exponent; ++i) weight *= norm;
     const auto total = [&](auto f) {
       double sum = 0;
-      uint32_t tensor = tensors.find(begin);
-      for (uint32_t i = threadIdx.x; used && i < size; i += kThreads) {
-        tensor = tensors.find(begin + i, tensor);
-        sum += f(clamp(tensors.load(begin + i, tensor), -limit, limit) / norm);
-      }
+      auto cursor = tensors.cursor();
+      for (uint32_t i = threadIdx.x; used && i < size; i += kThreads)
+        sum += f(clamp(clamp(tensors.load(begin + i, cursor), -limit, limit) / norm, -1.0f, 1.0f));
       for (int s = threadIdx.x; s < kSumLanes; s += kThreads) lanes[s] = s < kThreads ? sum : 0.0;
       fold(lanes, kThreads / 2, Add());
       const double result = lanes[0];

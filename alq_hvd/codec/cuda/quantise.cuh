@@ -1,0 +1,81 @@
+// Coordinates to codes, and codes to packed words: what one thread does.
+#pragma once
+
+#include "device.cuh"
+
+namespace alq {
+
+// What one thread needs to quantise. Every search begins at the root: the first two depths of the tree are kept in registers.
+struct Quantise {
+  const float *levels, *scaled_inverse_gaps, *tree;  // shared
+  float smallest_level;
+  StreamKey key;
+  uint32_t first_element;
+  float root, lower, upper;
+};
+
+ALQ_DEVICE Quantise make_quantise(const float* levels, const float* scaled_inverse_gaps, const float* tree,
+                                  float smallest_level, StreamKey key, uint32_t first_element, int bits) {
+  const float lower = bits > 1 ? tree[2] : 0, upper = bits > 1 ? tree[3] : 0;
+  return {levels, scaled_inverse_gaps, tree, smallest_level, key, first_element, tree[1], lower, upper};
+}
+
+// A bucket's norm, by which its coordinates are divided; 1 / norm where multiplying by it will do, else 0; and what is
+// sent in place of the norm.
+struct Unit {
+  float norm, reciprocal, sent;
+};
+
+ALQ_DEVICE Unit make_unit(float norm, float sent, float smallest_level) {
+  return {norm, can_use_reciprocal(norm, smallest_level) ? 1.0f / norm : 0.0f, sent};
+}
+
+// Return the code of a coordinate, rounded to the nearest level or stochastically.
+template <int B>
+ALQ_DEVICE uint32_t code_of(const Quantise& q, float value, const Unit& unit, bool nearest, uint32_t element) {
+  if (!(unit.norm > 0)) return 0;  // zero or NaN: any code decodes right
+  const float normalised =
+      unit.reciprocal > 0
+          ? divide(value, unit.norm, unit.reciprocal, [](float a, float b, float c) { return fused(a, b, c); })
+          : value / unit.norm;
+  uint32_t bin = normalised >= q.root;
+  if (B > 1) bin = 2 * bin + (normalised >= (bin ? q.upper : q.lower));
+#pragma unroll
+  for (int depth = 2; depth < B; ++depth) bin = 2 * bin + (normalised >= q.tree[(1u << depth) + bin]);
+  const float draw =
+      nearest ? kDraws / 2 : static_cast<float>(random_bits(q.key, weyl_number(q.key, q.first_element + element)) >> 8);
+  return bin + rounds_up(normalised, q.levels[bin], q.scaled_inverse_gaps[bin], draw);
+}
+
+// Pack a tile of `rest` elements, at most kTile, from `element` on: this thread's lane of it, all 32 rows, where rows past
+// the end hold zeros and only the words that the record has room for are written. Return the sum of those words.
+// Eight rows at a time keep the code small, and searches do not wait for each other.
+// `unit(row)` and `value(row)` give what belongs to the coordinate in `row`; `keep(row, decoded)` takes what its receiver
+// will see.
+template <int B, typename Units, typename Value, typename Keep>
+ALQ_DEVICE uint32_t pack_tile(const Quantise& q, uint32_t element, int rest, bool nearest, Units units, Value value,
+                              Keep keep, uint32_t* words) {
+  const int lane = threadIdx.x % kLanes, needed = ((rest + kLanes - 1) / kLanes * B + 31) / 32;
+  uint32_t word = 0, sum = 0;
+#pragma unroll 8
+  for (int row = 0; row < kRows; ++row) {
+    const int i = row * kLanes + lane, shift = row * B % 32, index = row * B / 32;
+    uint32_t code = 0;
+    if (i < rest) {
+      const Unit unit = units(row);
+      code = code_of<B>(q, value(row), unit, nearest, element + i);
+      keep(row, dequantise(unit.sent, q.levels[code]));
+    }
+    word |= code << shift;
+    if (shift + B >= 32) {
+      if (index < needed) {
+        words[index * kLanes + lane] = word;
+        sum += word;
+      }
+      word = shift + B > 32 ? code >> (32 - shift) : 0;
+    }
+  }
+  return sum;
+}
+
+}  // namespace alq
