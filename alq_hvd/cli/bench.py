@@ -71,8 +71,13 @@ def parsed_bits(text: str) -> list[int]:
 
 
 def as_json(rate: Rate) -> dict[str, object]:
-    """Return every field and both shares."""
-    return {**asdict(rate), "share_of_memcpy": rate.share_of_memcpy, "share_of_bandwidth": rate.share_of_bandwidth}
+    """Return every field, the time of a call, and both shares."""
+    return {
+        **asdict(rate),
+        "microseconds": rate.microseconds,
+        "share_of_memcpy": rate.share_of_memcpy,
+        "share_of_bandwidth": rate.share_of_bandwidth,
+    }
 
 
 def as_text(rates: Sequence[Rate]) -> str:
@@ -84,6 +89,19 @@ def as_text(rates: Sequence[Rate]) -> str:
     for rate in rates:
         lines.append(
             f"{rate.codec:<12}{rate.operation:<11}{rate.bits:>4}{rate.ranks:>6}{rate.elements_per_second / 1e9:>14.3f}"
-            f"{rate.share_of_memcpy:>10.3f}{rate.share_of_bandwidth:>13.1%}" + (" rotated" if rate.rotate else "")
+            f"{rate.share_of_memcpy:>10.3f}{rate.share_of_bandwidth:>13.1%}{_remarks(rate)}"
         )
     return "\n".join(lines)
+
+
+def _remarks(rate: Rate) -> str:
+    """Say in which respects a gradient or a codec was out of the ordinary."""
+    remarks = [
+        "nearest" if rate.rounding == "nearest" else "",
+        rate.dtype if rate.dtype != "float32" else "",
+        f"{rate.tensors} tensors in {rate.microseconds:.1f} us" if rate.tensors > 1 else "",
+        f"{rate.launches} launches" if rate.launches else "",
+        f"{rate.threads} threads" if rate.threads > 1 else "",
+        "rotated" if rate.rotate else "",
+    ]
+    return "".join(f" {remark}" for remark in remarks if remark)

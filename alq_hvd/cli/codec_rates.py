@@ -31,13 +31,18 @@ class Rate:
 
     Attributes:
         codec: native, cuda, or a baseline: reference (NumPy) or torch-eager (bytes unpacked, unkeyed randomness).
-        operation: encode or decode_sum.
+        operation: encode, decode_sum, or recode, the middle of a two-shot.
         bits: of a code.
-        ranks: records that one decode_sum added; 1 for encode.
+        ranks: records that one decode_sum or recode added; 1 for encode.
         elements: of the gradient; a decode_sum over n ranks reads n times as many codes.
         elements_per_second: of the gradient, best repetition.
         memcpy_elements_per_second: float32 copied, best repetition of the whole run.
         rotate: buckets were rotated.
+        rounding: as the quantiser's; "nearest" is EDEN.
+        dtype: of the gradient.
+        tensors: that the gradient lay in.
+        launches: kernels that one call started, counted; 0 on a CPU.
+        threads: of the CPU codec.
     """
 
     codec: str
@@ -48,6 +53,16 @@ class Rate:
     elements_per_second: float
     memcpy_elements_per_second: float = 0.0
     rotate: bool = False
+    rounding: str = "stochastic"
+    dtype: str = "float32"
+    tensors: int = 1
+    launches: int = 0
+    threads: int = 1
+
+    @property
+    def microseconds(self) -> float:
+        """Return the time of one call."""
+        return 1e6 * self.elements / self.elements_per_second
 
     @property
     def share_of_memcpy(self) -> float:
@@ -56,8 +71,13 @@ class Rate:
 
     @property
     def share_of_bandwidth(self) -> float:
-        """Return bytes moved a second over those of the copy, which moves eight an element."""
-        return self.share_of_memcpy * (4 + self.ranks * self.bits / 8) / 8
+        """Return bytes moved a second over those of the copy, which moves eight an element.
+
+        A value moves 4 bytes, or 2, and each record b / 8; recode reads and writes records only.
+        """
+        codes, value = self.bits / 8, 4 if self.dtype == "float32" else 2
+        moved = (self.ranks + 1) * codes if self.operation == "recode" else value + self.ranks * codes
+        return self.share_of_memcpy * moved / 8
 
 
 def levels_of(bits: int) -> Levels:
@@ -79,7 +99,8 @@ def measure_cpu(bits: Sequence[int], elements: int, bucket_size: int, repeats: i
         for _ in range(repeats if name == "native" else min(repeats, SLOW_REPEATS)):
             copies.append(elements / _seconds(lambda: np.copyto(target, values)))
             seconds.append(_seconds(work))
-        return Rate(name, operation, width, ranks, count, count / min(seconds), rotate=rotate)
+        used = 1 if name == "reference" else threads
+        return Rate(name, operation, width, ranks, count, count / min(seconds), rotate=rotate, threads=used)
 
     rates: list[Rate] = []
     slow = values[: min(elements, SLOW_ELEMENTS)]

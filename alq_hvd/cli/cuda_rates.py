@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from alq_hvd import backends
 from alq_hvd.cli import torch_eager
 from alq_hvd.cli.codec_rates import KEY, SLOW_ELEMENTS, Rate, levels_of
+from alq_hvd.cli.counted_device import CountedDevice
+from alq_hvd.cli.resnet50 import resnet50_shapes
 from alq_hvd.codec.cuda_codec import CudaCodec
-from alq_hvd.codec.cuda_device import CudaDevice
+from alq_hvd.codec.cuda_device import CudaDevice, Device
 from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import BackendUnavailable
 from alq_hvd.wire import RecordLayout, Stamp
 
 RANKS = (1, 4, 8)
+RECODED_RANKS = 4
 CALLS = 10
 """Calls between two events: launches overlap, as they do in training."""
+Work = Callable[[], object]
 
 
 def measure_cuda(bits: Sequence[int], elements: int, bucket_size: int, repeats: int) -> list[Rate]:
@@ -30,45 +35,96 @@ def measure_cuda(bits: Sequence[int], elements: int, bucket_size: int, repeats: 
     torch = backends.torch()
     if not torch.cuda.is_available():
         raise BackendUnavailable("torch finds no CUDA device: run on a machine with a GPU, or pass --device cpu")
-    codec = CudaCodec(CudaDevice(torch.cuda.current_device()))
     host = np.random.default_rng(0).standard_normal(elements, dtype=np.float32) * np.float32(1e-3)
     values = torch.from_numpy(host).cuda()
     target = torch.empty_like(values)
-    copy = elements / _seconds(lambda: target.copy_(values), repeats)
-    rates = []
+
+    def seconds(work: Work) -> float:
+        return _seconds(work, repeats)
+
+    copy = elements / seconds(lambda: target.copy_(values))
+    rates = device_rates(CudaDevice(torch.cuda.current_device()), values, bits, bucket_size, seconds)
+    slow = host[: min(elements, 16 * SLOW_ELEMENTS)]
     for width in bits:
-        for operation, ranks, work in _operations(codec, values, width, bucket_size):
-            rates.append(Rate("cuda", operation, width, ranks, elements, elements / _seconds(work, repeats), copy))
-        slow = host[: min(elements, 16 * SLOW_ELEMENTS)]
         for operation, ranks, work in torch_eager.operations(slow, levels_of(width), bucket_size, RANKS, "cuda"):
-            rates.append(
-                Rate("torch-eager", operation, width, ranks, len(slow), len(slow) / _seconds(work, repeats), copy)
-            )
-    codec.raise_for_damage()
-    best = max(copy, elements / _seconds(lambda: target.copy_(values), repeats))
+            rates.append(Rate("torch-eager", operation, width, ranks, len(slow), len(slow) / seconds(work)))
+    best = max(copy, elements / seconds(lambda: target.copy_(values)))
     return [replace(rate, memcpy_elements_per_second=best) for rate in rates]
 
 
-def _operations(
-    codec: CudaCodec, values: object, bits: int, bucket_size: int
-) -> Iterator[tuple[str, int, Callable[[], object]]]:
+def device_rates(
+    device: Device, values: Any, bits: Sequence[int], bucket_size: int, seconds: Callable[[Work], float]
+) -> list[Rate]:
+    """Return the rates of the codec on ``device``, without that of the copy.
+
+    Args:
+        device: where ``values`` are.
+        values: the gradient, a float32 tensor.
+        bits: widths of codes.
+        bucket_size: coordinates of a bucket.
+        seconds: tells how long one call of what it is given takes.
+    """
     torch = backends.torch()
-    elements = int(values.numel())  # type: ignore[attr-defined]
-    levels = levels_of(bits)
-    layout = RecordLayout(elements, QuantiserConfig(bits, bucket_size))
-    yield "encode", 1, lambda: codec.encode(values, layout, levels, KEY, Stamp(levels.digest, 0, 0))
-    out = torch.empty(elements, device="cuda")
-    for ranks in RANKS:
-        stamps = [Stamp(levels.digest, 0, sender) for sender in range(ranks)]
-        records = [codec.encode(values, layout, levels, KEY, stamp) for stamp in stamps]
+    counted = CountedDevice(device)
+    codec = CudaCodec(counted)
+    torch_types = {name: getattr(torch, name) for name in ("float16", "bfloat16")}
+    model = [torch.full(shape, 1e-3, device=device.name).view(-1) for shape in resnet50_shapes()]
+    rates = []
+
+    def measure(parts: Sequence[Any], config: QuantiserConfig, ranks: Sequence[int], dtype: str = "float32") -> None:
+        elements = sum(int(part.numel()) for part in parts)
+        for operation, records, work in _operations(codec, parts, config, ranks):
+            rates.append(
+                Rate(
+                    *("cuda", operation, config.bits, records, elements, elements / seconds(work)),
+                    rotate=config.rotate,
+                    rounding=config.rounding,
+                    dtype=dtype,
+                    tensors=len(parts),
+                    launches=counted.launches_of(work),
+                )
+            )
+
+    for width in bits:
+        plain = QuantiserConfig(width, bucket_size)
+        rotated, eden = replace(plain, rotate=True), replace(plain, rotate=True, rounding="nearest")
+        for config in (plain, rotated, eden):
+            measure([values], config, RANKS)
+        for name, dtype in torch_types.items():
+            measure([values.to(dtype)], plain, (1,), name)
+        for config in (plain, rotated):
+            measure(model, config, ())
+    codec.raise_for_damage()
+    return rates
+
+
+def _operations(
+    codec: CudaCodec, parts: Sequence[Any], config: QuantiserConfig, ranks: Sequence[int]
+) -> Iterator[tuple[str, int, Work]]:
+    """Yield encode, decode_sum of each of ``ranks`` records and, where those of a two-shot are among them, recode."""
+    levels = levels_of(config.bits)
+    elements = sum(int(part.numel()) for part in parts)
+    layout, stamp = RecordLayout(elements, config), Stamp(levels.digest, 0, 0)
+    yield "encode", 1, lambda: codec.encode(parts, layout, levels, KEY, stamp)
+    out = [backends.torch().empty_like(part) for part in parts]
+    for count in ranks:
+        stamps = [Stamp(levels.digest, 0, sender) for sender in range(count)]
+        # Signs of their own where ranks have them: that is what costs EDEN's sums more than others.
+        keys = [replace(KEY, own_signs=KEY.own_signs._replace(second=each.sender)) for each in stamps]
+        records = [codec.encode(parts, layout, levels, *pair) for pair in zip(keys, stamps, strict=True)]
 
         def decode(records: list[object] = records, stamps: list[Stamp] = stamps) -> object:
             return codec.decode_sum(records, layout, levels, stamps, 1.0, out)
 
-        yield "decode_sum", ranks, decode
+        def recode(records: list[object] = records, stamps: list[Stamp] = stamps) -> object:
+            return codec.recode(records, layout, levels, stamps, 1.0, layout, levels, KEY, stamp)
+
+        yield "decode_sum", count, decode
+        if count == RECODED_RANKS:
+            yield "recode", count, recode
 
 
-def _seconds(work: Callable[[], object], repeats: int) -> float:
+def _seconds(work: Work, repeats: int) -> float:
     """Return the seconds of one call, the best of ``repeats`` measurements by events on the current stream."""
     torch = backends.torch()
     work()
