@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from alq_hvd.codec import cuda_kernels, native
+from tests.support.nvrtc import Nvrtc, NVRTCError, needs_nvrtc
 
 NVCC = shutil.which("nvcc")
 SOURCES = Path(native.__file__).parent
@@ -73,15 +72,7 @@ def instantiated() -> str:
     return "\n".join(lines) + "\n"
 
 
-def nvrtc() -> ctypes.CDLL | None:
-    """Return NVIDIA's run-time compiler from the wheel nvidia-cuda-nvrtc, if it is installed."""
-    found = importlib.util.find_spec("nvidia")
-    folders = [Path(folder) for folder in found.submodule_search_locations or []] if found else []
-    libraries = [path for folder in folders for path in sorted(folder.rglob("libnvrtc.so*"))]
-    return ctypes.CDLL(str(libraries[0])) if libraries else None
-
-
-@pytest.mark.skipif(nvrtc() is None, reason="needs the wheel nvidia-cuda-nvrtc")
+@needs_nvrtc
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "architecture",
@@ -89,22 +80,16 @@ def nvrtc() -> ctypes.CDLL | None:
 )
 def test_the_run_time_compiler_takes_them_too(architecture: str) -> None:
     """As cupy will call it: no CUDA header at hand, kernels named by their template arguments."""
-    library = nvrtc()
-    assert library
-    program = ctypes.c_void_p()
-    source = cuda_kernels.SOURCE.encode()
-    assert library.nvrtcCreateProgram(ctypes.byref(program), source, b"alq.cu", 0, None, None) == 0
+    nvrtc = Nvrtc()
+    program = nvrtc.createProgram(cuda_kernels.SOURCE, "alq.cu", (), ())
     names = [f"alq::{name}<{', '.join(parameters)}>" for name, *parameters in INSTANCES]
     for name in [*names, "alq::begin_record", "alq::finish_decode"]:
-        assert library.nvrtcAddNameExpression(program, name.encode()) == 0
-    options = [option.encode() for option in (*cuda_kernels.OPTIONS, f"--gpu-architecture={architecture}")]
-    status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-    size = ctypes.c_size_t()
-    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    library.nvrtcGetProgramLog(program, log)
-    assert status == 0, log.value.decode()
-    assert library.nvrtcGetCUBINSize(program, ctypes.byref(size)) == 0 and size.value > 10_000
+        nvrtc.addNameExpression(program, name)
+    try:
+        nvrtc.compileProgram(program, (*cuda_kernels.OPTIONS, f"--gpu-architecture={architecture}"))
+    except NVRTCError:
+        pytest.fail(nvrtc.getProgramLog(program))
+    assert len(nvrtc.getCUBIN(program)) > 10_000
 
 
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc, CUDA's compiler, on PATH")

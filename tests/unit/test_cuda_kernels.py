@@ -68,7 +68,16 @@ def test_kernels_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tm
     assert cache_folder() == tmp_path / ".cache" / "alq-hvd" / "kernels"
 
 
-@pytest.mark.parametrize("name", ["alq::encode<float, 3>", "alq::decode_sum<float, 3>", "alq::statistics<float>"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alq::encode<float, 3>",
+        "alq::decode_sum<float, 3>",
+        "alq::statistics<float>",
+        "alq::encode_rotated<float, 3, true>",
+        "alq::decode_rotated<float, 3>",
+    ],
+)
 def test_arithmetic_keeps_subnormal_numbers_and_rounds_each_operation(nvrtc: Nvrtc, name: str) -> None:
     program = nvrtc.createProgram(SOURCE, "alq.cu", (), ())
     nvrtc.addNameExpression(program, name)
