@@ -72,7 +72,7 @@ class StagedPending:
 class StagedCarrier:
     """Carry records of a device over a communicator of the host; see ``Carrier``.
 
-    Records are packed: an eighth to a tenth of the gradients' bytes cross the bus.
+    Records are packed: at 3 or 4 bits a tenth or an eighth of float32 gradients crosses the bus.
     """
 
     communicator: Communicator
