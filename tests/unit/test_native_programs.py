@@ -13,6 +13,7 @@ from alq_hvd.codec import native
 SOURCES = Path(native.__file__).parent / "csrc"
 PROGRAMS = Path(__file__).parents[1] / "native"
 COMPILER = shutil.which("g++") or shutil.which("c++")
+CROSS_COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64-static")
 STRICT = ["-std=c++17", "-ffp-contract=off", "-Wall", "-Wno-psabi", f"-I{SOURCES}"]
 
 pytestmark = [
@@ -40,7 +41,22 @@ def test_kernels_never_leave_their_buffers(tmp_path: Path) -> None:
     objects = sorted(tmp_path.iterdir())
     assert len(objects) == 4
     run(COMPILER, "-fsanitize=address", *objects, "-o", tmp_path / "fuzz")
-    assert run(tmp_path / "fuzz", "20000", "1") == "20000 cases\n"
+    assert run(tmp_path / "fuzz", "20000", "1").startswith("20000 cases, checksum ")
+
+
+@pytest.mark.skipif(
+    not (CROSS_COMPILER and EMULATOR), reason="needs g++-aarch64-linux-gnu and qemu-user-static (apt-get install)"
+)
+def test_another_kind_of_processor_gives_the_same_bytes(tmp_path: Path) -> None:
+    """64-bit Arm, compiled as on a machine of that kind and run instruction by instruction; and so does any vector."""
+    assert COMPILER and CROSS_COMPILER and EMULATOR
+    own, other = tmp_path / "own", tmp_path / "other"
+    sources = [PROGRAMS / "fuzz_kernels.cpp", *sorted(SOURCES.glob("kernels_*.cpp"))]
+    run(COMPILER, "-O2", *STRICT, *sources, "-o", own)
+    run(CROSS_COMPILER, "-O2", *STRICT, "-static", *sources, "-o", other)
+    expected = run(own, "300", "1")
+    assert run(own, "300", "1", "baseline") == expected
+    assert run(EMULATOR, other, "300", "1") == expected
 
 
 def test_dividing_by_the_reciprocal_is_dividing(tmp_path: Path) -> None:
