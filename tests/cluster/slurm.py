@@ -18,6 +18,8 @@ CPUS, GPUS = 16, 4
 """Declared for each node. Slurm hands them out and counts them; the machine has what it has."""
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "ip", "unshare", "nsenter", "setpriv")
 _UP_SECONDS = 60.0
+_QUESTIONS = 5
+"""Times that Slurm is asked; each waits for its MessageTimeout."""
 
 _CONFIGURATION = """\
 ClusterName=pretend
@@ -162,8 +164,13 @@ class Cluster:
         return done.stdout
 
     def job(self, number: int) -> Mapping[str, str]:
-        """Return what Slurm says of a job."""
-        text = self.on_head("scontrol", "show", "job", "-o", str(number))
+        """Return what Slurm says of a job; ask again when its daemon, on a few busy cores, is late with the answer."""
+        for _ in range(_QUESTIONS):
+            text = self.on_head("scontrol", "show", "job", "-o", str(number), check=False)
+            if "timed out" not in text:
+                break
+        if "JobState=" not in text:
+            raise RuntimeError(f"scontrol show job {number}: {text}")
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
     def wait_for(self, number: int, *states: str, seconds: float) -> Mapping[str, str]:
