@@ -34,6 +34,7 @@ from benchmarks.network.ways import BUCKET, DEFAULTS, WAYS, Constants, planned  
 TIMEOUT = 900
 CASES = ("4:100mbit", "8:100mbit", "4:1gbit")
 AUTO_CASES = ("4:10mbit", "4:100mbit", "4:1gbit", "4:10gbit", "4:none", "2:none")
+CHUNK = 2**17
 AUTO_WAYS = ("fp32", "fp32 again", "auto 4")
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -41,7 +42,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 def run_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measure every way in one world and return the rows."""
     count, rate = case.split(":")
-    own = {"fusion_elements": args.fusion_elements}
+    fusion_elements = args.fusion_elements or CHUNK * int(count)
+    own = {"fusion_elements": fusion_elements}
     ways = {way: None if options is None else {**options, **own} for way, options in WAYS.items() if way in args.ways}
     job = {"elements": args.elements, "tensors": args.tensors, "repeats": args.repeats, "ways": ways}
     command = [sys.executable, "-m", "benchmarks.network.rank", json.dumps(job)]
@@ -60,7 +62,7 @@ def run_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
         of_ranks = [output["ways"][way] for output in outputs]
         # A reduction is over when the slowest rank has it.
         seconds = [max(times) for times in zip(*(rank["seconds"] for rank in of_ranks), strict=True)]
-        plan = planned(way, int(count), rate, args.elements, args.fusion_elements, constants)
+        plan = planned(way, int(count), rate, args.elements, fusion_elements, constants)
         sent = statistics.mean(rank["bytes"] for rank in of_ranks)
         rows.append({
             "way": way,
@@ -76,6 +78,7 @@ def run_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "ranks": int(count),
         "rate": rate,
+        "fusion_elements": fusion_elements,
         "idle_bytes_per_second": idle,
         "small_message_seconds": small,
         "planned_with": asdict(constants),
@@ -151,14 +154,21 @@ def main() -> int:
         help="whether what auto chooses is ever slower than plain Horovod: by default on "
         f"{', '.join(AUTO_CASES)}, with {', '.join(AUTO_WAYS)}",
     )
-    parser.add_argument("--elements", type=int, default=2_560_000, help="coordinates of all gradients together")
+    parser.add_argument(
+        "--elements", type=int, help="coordinates of all gradients (default: 5.12 million; with --auto a quarter)"
+    )
     parser.add_argument("--tensors", type=int, default=10, help="gradients, all of one size")
-    parser.add_argument("--fusion-elements", type=int, default=2**22, help="of ours: coordinates that travel together")
+    parser.add_argument(
+        "--fusion-elements",
+        type=int,
+        help=f"of ours: coordinates that travel together (default: {CHUNK} a rank, 64 kB of 4-bit codes to each peer)",
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/exchange.json, or exchange-auto.json")
     args = parser.parse_args()
     args.case = args.case or (AUTO_CASES if args.auto else CASES)
     args.ways = ["fp32", *(args.ways or (AUTO_WAYS if args.auto else WAYS))]
+    args.elements = args.elements or (1_280_000 if args.auto else 5_120_000)
     args.output = args.output or RESULTS / ("exchange-auto.json" if args.auto else "exchange.json")
     try:
         require_hosts()
@@ -166,7 +176,7 @@ def main() -> int:
         print(f"benchmarks/exchange.py: {error}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that hosts are taken away
-    options = {name: getattr(args, name) for name in ("elements", "tensors", "fusion_elements", "repeats")}
+    options = {name: getattr(args, name) for name in ("elements", "tensors", "repeats")}
     options["bucket_size"] = BUCKET
     result: dict[str, Any] = {"machine": machine(), "options": options, "cases": []}
     for case in args.case:

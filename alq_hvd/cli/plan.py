@@ -131,6 +131,7 @@ def _document(args: argparse.Namespace, made: Sequence[Row], best: Row) -> dict[
                 "bytes_per_rank": round(row.cost.bytes_per_rank),
                 "bytes_per_node": round(row.cost.bytes_per_node),
                 "link_seconds": row.cost.link_seconds,
+                "latency_seconds": row.cost.latency_seconds,
                 "codec_seconds": row.cost.codec_seconds,
                 "seconds": row.cost.seconds,
                 "mean_error": row.mean_error,

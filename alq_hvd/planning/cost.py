@@ -1,9 +1,9 @@
 """How long one step's communication takes: bytes over the slowest link, the latency of hops, and the codec's work.
 
 A model of large messages: every link sends and receives at once at its full rate; rings whose neighbours share a node
-where possible; all-to-all straight to each peer, one after another. The codec works on one fusion group while another
-travels. What overlaps with the backward pass is not taken off. It is kind to plain Horovod, whose additions and
-conversions to half precision it counts as free.
+where possible; all-to-all straight to each peer, one after another. While one fusion group travels, the codec works on
+another, and a third waits for its collective to begin. What overlaps with the backward pass is not taken off. It is
+kind to plain Horovod, whose additions and conversions to half precision it counts as free.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Link:
     bits_per_second: float
     latency: float = 25e-6
 
-    def seconds(self, byte_count: float, hops: int) -> float:
-        """Return how long ``byte_count`` bytes take that leave in ``hops`` messages, one after another."""
-        return 8 * byte_count / self.bits_per_second + hops * self.latency
+    def seconds(self, byte_count: float) -> float:
+        """Return how long ``byte_count`` bytes take to leave."""
+        return 8 * byte_count / self.bits_per_second
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,7 @@ class Cost:
         bytes_per_rank: sent by each rank, inside its node or out of it.
         bytes_per_node: sent through a node's port to the network.
         link_seconds: on the wires.
+        latency_seconds: of all hops, one after another.
         codec_seconds: encoding and decoding on each rank.
         messages: fusion groups.
     """
@@ -88,14 +89,15 @@ class Cost:
     bytes_per_rank: float
     bytes_per_node: float
     link_seconds: float
+    latency_seconds: float
     codec_seconds: float
     messages: int = 1
 
     @property
     def seconds(self) -> float:
-        """Return the time of a pipeline: the slower of link and codec, and one group of the other."""
-        slower, faster = sorted((self.link_seconds, self.codec_seconds), reverse=True)
-        return slower + faster / self.messages
+        """Return the time of a pipeline: the slowest of wires, latencies and codec, and one group of the others."""
+        slowest, *others = sorted((self.link_seconds, self.latency_seconds, self.codec_seconds), reverse=True)
+        return slowest + sum(others) / self.messages
 
 
 def allreduce(world: World, elements: int, bytes_per_element: float, messages: int = 1) -> Cost:
@@ -105,7 +107,7 @@ def allreduce(world: World, elements: int, bytes_per_element: float, messages: i
     """
     sent = traffic.ring_allreduce(world.ranks, bytes_per_element) * elements
     hops = 2 * min(world.ranks - 1, math.ceil(math.log2(world.ranks)))
-    return _ring(world, sent, hops * messages, 0.0)
+    return _ring(world, sent, hops, 0.0, messages)
 
 
 def allgather(
@@ -114,7 +116,7 @@ def allgather(
     """Return the cost of one shot in which every rank decodes every record."""
     sent = traffic.allgather(world.ranks, bits, bucket_size) * elements
     work = elements / codec.encode + world.ranks * elements / codec.decode
-    return replace(_ring(world, sent, (world.ranks - 1) * messages, work), messages=messages)
+    return _ring(world, sent, world.ranks - 1, work, messages)
 
 
 def two_shot(
@@ -131,11 +133,14 @@ def two_shot(
     inside = (local - 1) / ranks * first
     around = (ranks - 1) / ranks * second
     work = elements * (1 + 1 / ranks) / codec.encode + 2 * elements / codec.decode
-    hops = (ranks - 1) * messages
-    seconds = max(world.network.seconds(out_of_node, hops) if world.nodes > 1 else 0.0, world.inside.seconds(inside, 0))
-    ring = _ring(world, around, hops, 0.0)
-    sent = (ranks - 1) / ranks * first + around
-    return Cost(sent, out_of_node + ring.bytes_per_node, seconds + ring.link_seconds, work, messages)
+    to_peers = max(world.network.seconds(out_of_node) if world.nodes > 1 else 0.0, world.inside.seconds(inside))
+    ring = _ring(world, around, 2 * (ranks - 1), work, messages)
+    return replace(
+        ring,
+        bytes_per_rank=(ranks - 1) / ranks * first + around,
+        bytes_per_node=out_of_node + ring.bytes_per_node,
+        link_seconds=to_peers + ring.link_seconds,
+    )
 
 
 def hierarchical(
@@ -147,10 +152,11 @@ def hierarchical(
     between = local * split.between_nodes * elements
     share = elements / local
     work = share * (1 + 1 / nodes) / codec.encode + 2 * share / codec.decode
-    inside = world.inside.seconds(split.inside_node * elements, 2 * (local - 1) * messages)
-    outside = world.network.seconds(between, 2 * (nodes - 1) * messages)
+    inside = world.inside.seconds(split.inside_node * elements) if local > 1 else 0.0
+    outside = world.network.seconds(between) if nodes > 1 else 0.0
+    latency = 2 * (local - 1) * world.inside.latency + 2 * (nodes - 1) * world.network.latency
     sent = (split.between_nodes + split.inside_node) * elements
-    return Cost(sent, between, (inside if local > 1 else 0.0) + (outside if nodes > 1 else 0.0), work, messages)
+    return Cost(sent, between, inside + outside, latency * messages, work, messages)
 
 
 def messages_of(elements: int, fusion_elements: int) -> int:
@@ -158,8 +164,18 @@ def messages_of(elements: int, fusion_elements: int) -> int:
     return max(1, math.ceil(elements / fusion_elements))
 
 
-def _ring(world: World, sent: float, hops: int, codec_seconds: float) -> Cost:
-    """Return the cost of a ring in which each rank sends ``sent`` bytes: of each node, one neighbour is elsewhere."""
-    outside = world.network.seconds(sent, hops) if world.nodes > 1 else 0.0
-    inside = world.inside.seconds(sent, hops) if world.ranks_per_node > 1 else 0.0
-    return Cost(sent, sent if world.nodes > 1 else 0.0, max(outside, inside), codec_seconds)
+def _ring(world: World, sent: float, hops: int, codec_seconds: float, messages: int) -> Cost:
+    """Return the cost of rings in which each rank sends ``sent`` bytes: of each node, one neighbour is elsewhere.
+
+    Args:
+        world: who takes part.
+        sent: bytes of each rank, in all messages.
+        hops: of each message.
+        codec_seconds: of each rank.
+        messages: one after another.
+    """
+    outside = world.network.seconds(sent) if world.nodes > 1 else 0.0
+    inside = world.inside.seconds(sent) if world.ranks_per_node > 1 else 0.0
+    slowest = world.network if world.nodes > 1 else world.inside
+    latency = hops * messages * slowest.latency
+    return Cost(sent, sent if world.nodes > 1 else 0.0, max(outside, inside), latency, codec_seconds, messages)

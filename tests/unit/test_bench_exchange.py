@@ -71,7 +71,7 @@ def test_a_plan_with_measured_constants_contains_what_was_measured() -> None:
     plan = planned("two_shot 4", 4, "none", ELEMENTS, 2**22, constants)
     assert plan is not None
     assert plan.codec_seconds == pytest.approx(0.018)
-    assert plan.link_seconds == pytest.approx(2 * 0.003)
+    assert plan.latency_seconds == pytest.approx(2 * 0.003)
 
 
 @pytest.mark.parametrize(("rate", "meant"), [("100mbit", 10**8), ("1gbit", 10**9), ("512kbit", 512_000)])
