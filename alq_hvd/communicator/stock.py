@@ -19,9 +19,12 @@ class StockAllreduce:
     _hvd: Any = field(default_factory=backends.horovod, repr=False)
 
     def __call__(self, values: Any, half: bool, name: str) -> None:
-        """Average ``values``, float32[elements] of NumPy or torch, as float16 when ``half``; block until done."""
+        """Average ``values``, float32[elements] of NumPy or torch, in place; when ``half``, in a copy of type float16.
+
+        Blocks until done.
+        """
         compression = self._hvd.Compression.fp16 if half else self._hvd.Compression.none
-        compressed, context = compression.compress(backends.torch().as_tensor(values).clone())
+        compressed, context = compression.compress(backends.torch().as_tensor(values))
         process_set = self.communicator.process_set
         handle = self._hvd.allreduce_async_(compressed, name=name, op=self._hvd.Average, process_set=process_set)
         compression.decompress(self._hvd.synchronize(handle), context)

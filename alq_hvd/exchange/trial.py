@@ -6,7 +6,8 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,7 +19,12 @@ from alq_hvd.planning.break_even import HALF, PLAIN, Decision, Line, decide
 
 SIZES = (2**14, 2**19)
 """Elements of the small and of the large message: 2 MB of float32, which 10 Mbit/s carry in seconds."""
-REPEATS = 3
+PASSES = 3
+"""Times that every way is measured; the first warms up."""
+MORE_PASSES = 12
+"""Further times where that was quick: on a fast link the ways are close, and the machine's noise is large."""
+PATIENCE = 2.0
+"""Seconds that are quick."""
 _LEADER = 0
 _DECISION_BYTES = 1024
 
@@ -34,9 +40,9 @@ class Stock(Protocol):
 def settle(task: Task, exchanges: Mapping[str, ExchangeFunction], groups: Sequence[int], stock: Stock) -> Decision:
     """Return how gradients travel from now on, the same on every rank; blocks for seconds on a slow link.
 
-    1. Every rank times plain Horovod in float32 and float16, then every exchange, each with a small and a large
-       message, ``REPEATS`` times. 2. The leader draws lines through its best times, predicts a step, decides.
-    3. Broadcast of the decision.
+    1. Every rank times plain Horovod in float32 and float16, and every exchange, each with a small and a large
+       message; the ways take turns, a few times, and more times where the leader finds that this was quick. 2. The
+       leader draws lines through its best times, predicts a step, decides. 3. Broadcast of the decision.
 
     All ranks must agree on: the task, but for its rank; the exchanges; the groups.
 
@@ -46,40 +52,63 @@ def settle(task: Task, exchanges: Mapping[str, ExchangeFunction], groups: Sequen
         groups: elements of each fusion group of a step.
         stock: plain Horovod on the same ranks.
     """
-    contenders: dict[str, Callable[[Values], object]] = {
-        PLAIN: lambda values: stock(values, False, f"{task.name}.fp32"),
-        HALF: lambda values: stock(values, True, f"{task.name}.fp16"),
+    rank = task.communicator.rank
+    drawn = [np.random.default_rng(rank).standard_normal(elements).astype(np.float32) for elements in SIZES]
+    values = [task.codec.arrays.copied(part) for part in drawn]
+    runs: dict[str, list[Callable[[], object]]] = {
+        PLAIN: [partial(stock, part, False, f"{task.name}.fp32") for part in values],
+        HALF: [partial(stock, part, True, f"{task.name}.fp16") for part in values],
     }
     for name, exchange in exchanges.items():
-        contenders[name] = _exchanger(exchange, replace(task, name=f"{task.name}.{name}"))
-    lines = {name: _line(run, task) for name, run in contenders.items()}
-    return _announce(decide(lines, groups), task.communicator, f"{task.name}.decision")
+        runs[name] = [_exchanger(exchange, replace(task, name=f"{task.name}.{name}"), part) for part in values]
+    times: dict[str, list[list[float]]] = {name: [] for name in runs}
+    began = time.perf_counter()
+    _measure(runs, times, PASSES)
+    quick = time.perf_counter() - began < PATIENCE
+    if _announce({"quick": quick}, task.communicator, f"{task.name}.quick")["quick"]:
+        _measure(runs, times, MORE_PASSES)
+    lines = {name: _line(passes[1:]) for name, passes in times.items()}
+    decided = decide(lines, groups)
+    return Decision(**_announce(decided.as_json(), task.communicator, f"{task.name}.decision"))
 
 
-def _exchanger(exchange: ExchangeFunction, task: Task) -> Callable[[Values], object]:
-    def run(values: Values) -> None:
-        InFlight(exchange(values, task), task.ledger).finish(1.0, values)
+def _exchanger(exchange: ExchangeFunction, task: Task, values: Values) -> Callable[[], object]:
+    """Return what averages ``values`` as a step does: on the host, by way of a fusion buffer."""
+    on_host = isinstance(values, np.ndarray)
+    buffer = task.codec.arrays.copied(values) if isinstance(values, np.ndarray) else values
+
+    def run() -> None:
+        if on_host:
+            np.copyto(buffer, values)
+        InFlight(exchange(buffer, task), task.ledger).finish(1 / task.communicator.size, buffer)
+        if on_host:
+            np.copyto(values, buffer)
         task.codec.raise_for_damage()  # which waits for a device: its time counts
 
     return run
 
 
-def _line(run: Callable[[Values], object], task: Task) -> Line:
-    measured = []
-    for elements in SIZES:
-        drawn = np.random.default_rng(task.communicator.rank).standard_normal(elements).astype(np.float32)
-        values = task.codec.arrays.copied(drawn)
-        best = float("inf")
-        for _ in range(REPEATS):
-            start = time.perf_counter()
-            run(values)
-            best = min(best, time.perf_counter() - start)
-        measured.append((elements, best))
-    return Line.through(measured[0], measured[1])
+def _measure(runs: Mapping[str, list[Callable[[], object]]], times: dict[str, list[list[float]]], passes: int) -> None:
+    """Append to ``times`` the seconds of each size, ``passes`` times; neighbours in time are of different ways."""
+    for _ in range(passes):
+        for name, sizes in runs.items():
+            seconds = []
+            for run in sizes:
+                start = time.perf_counter()
+                run()
+                seconds.append(time.perf_counter() - start)
+            times[name].append(seconds)
 
 
-def _announce(own: Decision, communicator: Communicator, name: str) -> Decision:
+def _line(passes: Sequence[Sequence[float]]) -> Line:
+    small, large = (min(of_size) for of_size in zip(*passes, strict=True))
+    return Line.through((SIZES[0], small), (SIZES[1], large))
+
+
+def _announce(own: dict[str, Any], communicator: Communicator, name: str) -> dict[str, Any]:
+    """Return the leader's values on every rank."""
     raw: Payload = np.zeros(_DECISION_BYTES, dtype=np.uint8)
-    text = as_payload(json.dumps(own.as_json()).encode())
+    text = as_payload(json.dumps(own).encode())
     raw[: text.size] = text
-    return Decision(**json.loads(communicator.broadcast(raw, _LEADER, name).wait().tobytes().rstrip(b"\0")))
+    told: dict[str, Any] = json.loads(communicator.broadcast(raw, _LEADER, name).wait().tobytes().rstrip(b"\0"))
+    return told

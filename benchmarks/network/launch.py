@@ -10,6 +10,8 @@ from pathlib import Path
 
 from benchmarks.network.hosts import Hosts
 
+_GRACE = 15.0
+"""Seconds in which the other ranks may end after one has failed."""
 _RENDEZVOUS = Path(__file__).with_name("rendezvous.py")
 
 
@@ -45,7 +47,7 @@ def run_job(hosts: Hosts, command: list[str], timeout: float) -> list[str]:
                 )
             )
         deadline = time.monotonic() + timeout
-        return [_output(rank, process, deadline) for rank, process in enumerate(ranks)]
+        return _outputs(ranks, deadline)
     finally:
         for process in ranks:
             if process.poll() is None:
@@ -74,11 +76,19 @@ def _variables(hosts: Hosts, rank: int, name: str, port: str) -> dict[str, str]:
     }
 
 
-def _output(rank: int, process: subprocess.Popen[str], deadline: float) -> str:
-    try:
-        output, errors = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        raise JobFailed(f"rank {rank}: not done in time") from None
-    if process.returncode:
-        raise JobFailed(f"rank {rank}: exit code {process.returncode}\n{errors[-3000:]}")
-    return output
+def _outputs(ranks: list[subprocess.Popen[str]], deadline: float) -> list[str]:
+    """Return what the ranks printed, or raise ``JobFailed`` with the end of every failed rank: any may be the cause."""
+    outputs, failures = [], []
+    for rank, process in enumerate(ranks):
+        try:
+            output, errors = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            failures.append(f"rank {rank}: not done in time")
+            continue
+        outputs.append(output)
+        if process.returncode:
+            failures.append(f"rank {rank}: exit code {process.returncode}\n{errors[-3000:]}")
+            deadline = min(deadline, time.monotonic() + _GRACE)  # the others wait for it in vain
+    if failures:
+        raise JobFailed("\n".join(failures))
+    return outputs
