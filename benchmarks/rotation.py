@@ -59,8 +59,9 @@ def main() -> None:
         ],
         "ranks": [over_ranks(name, shared, ranks) for name in ("eden", "optimal") for shared in (False, True)
                   for ranks in (1, 4, 32)],
+        "adaptation": [adaptation(gradients[100], bits, size) for bits in (2, 3, 4) for size in (8, *BUCKET_SIZES)],
     }  # fmt: skip
-    for part in ("relative_variance", "bias", "ranks"):
+    for part in ("relative_variance", "bias", "ranks", "adaptation"):
         print(f"\n{part}")
         for row in result[part]:
             print("  " + "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
@@ -136,6 +137,23 @@ def over_ranks(name: str, shared: bool, ranks: int, bits: int = 3, draws: int = 
         error += float(np.square(total / ranks - values).sum()) / draws
     relative = ranks * error / float(np.square(values, dtype=np.float64).sum())
     return {"method": name, "signs": "shared" if shared else "own", "ranks": ranks, "error_times_ranks": relative}
+
+
+def adaptation(gradient: Values, bits: int, bucket_size: int) -> dict[str, Any]:
+    """Return what adapting `optimal` to the rotated gradient gains over levels that assume it to be normal.
+
+    ``normal``: fitted to normal numbers in buckets of this size; ``normal_8192``: in buckets of 8192, a table for all.
+    """
+    method = methods.method("optimal", bits=bits, rotate=True)
+    config = method.quantiser(bits, bucket_size)
+    normal = np.random.default_rng(0).standard_normal(len(gradient)).astype(np.float32)
+    tables = {
+        "adapted": fit(gradient, method, config).levels,
+        "normal": fit(normal, method, config).levels,
+        "normal_8192": fit(normal, method, method.quantiser(bits, 8192)).levels,
+    }
+    found = {name: measure(gradient, config, levels, draws=1).relative_variance for name, levels in tables.items()}
+    return {"bits": bits, "bucket_size": bucket_size, **found}
 
 
 def _with_signs(key: StreamKey, shared: bool) -> StreamKey:
