@@ -14,9 +14,11 @@ from typing import Any
 import horovod.torch as hvd
 import torch
 
-from alq_hvd.communicator.horovod import HorovodCommunicator
-from tests.support.device_training import compressor, network, weights
-from tests.support.emulated_device import EmulatedDevice, EmulatedDevices
+sys.path.insert(0, str(Path(__file__).parents[3]))  # the program's own folder stands there, not the checkout
+
+from alq_hvd.communicator.horovod import HorovodCommunicator  # noqa: E402
+from tests.support.device_training import compressor, network, weights  # noqa: E402
+from tests.support.emulated_device import EmulatedDevice, EmulatedDevices  # noqa: E402
 
 
 def run(name: str, devices: EmulatedDevices | None, dtype: torch.dtype = torch.float32, **options: Any) -> str:
