@@ -16,9 +16,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[3]))  # the program's own folder stands there, not the checkout
 
-from alq_hvd.communicator.horovod import HorovodCommunicator  # noqa: E402
-from tests.support.device_training import compressor, network, weights  # noqa: E402
-from tests.support.emulated_device import EmulatedDevice, EmulatedDevices  # noqa: E402
+from alq_hvd.communicator.horovod import HorovodCommunicator
+from tests.support.device_training import compressor, network, weights
+from tests.support.emulated_device import EmulatedDevice, EmulatedDevices
 
 
 def run(name: str, devices: EmulatedDevices | None, dtype: torch.dtype = torch.float32, **options: Any) -> str:
