@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from alq_hvd.codec.base import Values
-from alq_hvd.communicator.base import Communicator, Payload, as_payload
+from alq_hvd.communicator.base import Communicator, broadcast_bytes
 from alq_hvd.exchange.base import ExchangeFunction, Task
 from alq_hvd.exchange.in_flight import InFlight
 from alq_hvd.planning.break_even import HALF, PLAIN, Decision, Line, decide
@@ -26,7 +26,6 @@ MORE_PASSES = 12
 PATIENCE = 2.0
 """Seconds that are quick."""
 _LEADER = 0
-_DECISION_BYTES = 1024
 
 
 class Stock(Protocol):
@@ -74,18 +73,21 @@ def settle(task: Task, exchanges: Mapping[str, ExchangeFunction], groups: Sequen
 
 def _exchanger(exchange: ExchangeFunction, task: Task, values: Values) -> Callable[[], object]:
     """Return what averages ``values`` as a step does: on the host, by way of a fusion buffer."""
-    on_host = isinstance(values, np.ndarray)
-    buffer = task.codec.arrays.copied(values) if isinstance(values, np.ndarray) else values
 
-    def run() -> None:
-        if on_host:
-            np.copyto(buffer, values)
-        InFlight(exchange(buffer, task), task.ledger).finish(1 / task.communicator.size, buffer)
-        if on_host:
-            np.copyto(values, buffer)
+    def average(group: Values) -> None:
+        InFlight(exchange(group, task), task.ledger).finish(1 / task.communicator.size, group)
         task.codec.raise_for_damage()  # which waits for a device: its time counts
 
-    return run
+    if not isinstance(values, np.ndarray):
+        return partial(average, values)
+    buffer = np.empty_like(values)
+
+    def through_buffer() -> None:
+        np.copyto(buffer, values)
+        average(buffer)
+        np.copyto(values, buffer)
+
+    return through_buffer
 
 
 def _measure(runs: Mapping[str, list[Callable[[], object]]], times: dict[str, list[list[float]]], passes: int) -> None:
@@ -107,8 +109,5 @@ def _line(passes: Sequence[Sequence[float]]) -> Line:
 
 def _announce(own: dict[str, Any], communicator: Communicator, name: str) -> dict[str, Any]:
     """Return the leader's values on every rank."""
-    raw: Payload = np.zeros(_DECISION_BYTES, dtype=np.uint8)
-    text = as_payload(json.dumps(own).encode())
-    raw[: text.size] = text
-    told: dict[str, Any] = json.loads(communicator.broadcast(raw, _LEADER, name).wait().tobytes().rstrip(b"\0"))
+    told: dict[str, Any] = json.loads(broadcast_bytes(communicator, json.dumps(own).encode(), _LEADER, name))
     return told
