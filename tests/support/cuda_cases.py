@@ -11,7 +11,7 @@ import torch
 
 from alq_hvd.codec.base import FloatArray
 from alq_hvd.codec.cuda_codec import CudaCodec
-from alq_hvd.codec.keys import stream_key
+from alq_hvd.codec.keys import StreamKey, stream_key
 from alq_hvd.codec.reference import ReferenceCodec
 from alq_hvd.config import Norm, QuantiserConfig
 from alq_hvd.errors import ConfigurationError, UnsupportedTensor, WireFormatError
@@ -57,10 +57,17 @@ def check_bytes(codec: CudaCodec, bits: int, norm: Norm, bucket_size: int, eleme
     levels = levels_of(max(2, 2**bits - bits % 2), bits)
     layout, stamp = RecordLayout(elements, QuantiserConfig(bits, bucket_size, norm, clip)), Stamp(levels.digest, 2, 3)
     values = gradient(elements, bucket_size, bits)
-    expected = REFERENCE.encode(values, layout, levels, KEY, stamp)
+    check_record(codec, values, layout, levels, KEY, stamp)
+
+
+def check_record(
+    codec: CudaCodec, values: FloatArray, layout: RecordLayout, levels: Levels, key: StreamKey, stamp: Stamp
+) -> None:
+    """Encode ``values`` as one tensor and as several, and decode the record twice over, as the reference does."""
+    expected = REFERENCE.encode(values, layout, levels, key, stamp)
     tensor = on_device(codec, values)
     for given in (tensor, split(tensor)):
-        record = codec.encode(given, layout, levels, KEY, stamp)
+        record = codec.encode(given, layout, levels, key, stamp)
         verify(on_host(record), layout, stamp)
         assert np.array_equal(on_host(record), expected)
     summed = codec.decode_sum([record, record], layout, levels, [stamp, stamp], 0.5)

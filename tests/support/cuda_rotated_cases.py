@@ -14,8 +14,8 @@ from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import WireFormatError
 from alq_hvd.levels import Levels
 from alq_hvd.policies.lloyd_max import lloyd_max
-from alq_hvd.wire import RecordLayout, Stamp, verify
-from tests.support.cuda_cases import KEY, REFERENCE, gradient, levels_of, on_device, on_host, split
+from alq_hvd.wire import RecordLayout, Stamp
+from tests.support.cuda_cases import KEY, REFERENCE, check_record, gradient, levels_of, on_device, on_host, split
 
 KINDS = ("l2", "linf", "nearest")
 """Stochastic rounding with either norm, and rounding to the nearest, which rotates twice."""
@@ -38,16 +38,7 @@ def check_bytes(codec: CudaCodec, kind: str, bits: int, bucket_size: int, elemen
     config = config_of(kind, bits, bucket_size, 2.5 if bits % 3 == 0 else None)
     levels, layout = table_of(kind, bits, bits), RecordLayout(elements, config)
     stamp, values = Stamp(levels.digest, 2, 3), gradient(elements, bucket_size, bits)
-    expected = REFERENCE.encode(values, layout, levels, STARTED, stamp)
-    tensor = on_device(codec, values)
-    for given in (tensor, split(tensor)):
-        record = codec.encode(given, layout, levels, STARTED, stamp)
-        verify(on_host(record), layout, stamp)
-        assert np.array_equal(on_host(record), expected)
-    summed = codec.decode_sum([record, record], layout, levels, [stamp, stamp], 0.5)
-    wanted = REFERENCE.decode_sum([expected, expected], layout, levels, [stamp, stamp], 0.5)
-    assert np.array_equal(on_host(summed), wanted, equal_nan=True)
-    codec.raise_for_damage()
+    check_record(codec, values, layout, levels, STARTED, stamp)
 
 
 def check_runs(codec: CudaCodec, kind: str, bits: int, bucket_size: int, elements: int) -> None:
