@@ -49,19 +49,22 @@ def main() -> int:
         return 1
     rows = [row(place, run, results) for place, run in enumerate(args.runs)]
     print(as_text(rows, args.seeds))
-    options = demo.parse_options(["--np", str(args.np), "--train-images", str(args.train_images),
-                                  "--epochs", str(args.epochs)])  # fmt: skip
+    options = training(args)
     described = {name: getattr(options, name) for name in TRAINING}
     args.output.write_text(json.dumps({"training": described, "seeds": args.seeds, "rows": rows}, indent=1) + "\n")
     print(f"kept in {args.output}")
     return 0
 
 
+def training(args: argparse.Namespace, *more: str) -> argparse.Namespace:
+    """Return the demo's options for one training of this benchmark."""
+    sizes = ["--np", str(args.np), "--train-images", str(args.train_images), "--epochs", str(args.epochs)]
+    return demo.parse_options([*sizes, *more])
+
+
 def of_seed(seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the result of every run from one seed."""
-    options = demo.parse_options(["--np", str(args.np), "--train-images", str(args.train_images), "--epochs",
-                                  str(args.epochs), "--seed", str(seed), "--output",
-                                  str(args.records / f"seed{seed}")])  # fmt: skip
+    options = training(args, "--seed", str(seed), "--output", str(args.records / f"seed{seed}"))
     options.runs = args.runs
     return [finished(run, options) or demo.train(run, options, place) for place, run in enumerate(args.runs, start=1)]
 
