@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+_TAG = re.compile(r"(\[(?:1,)?\d+\]<std(?:out|err)>):")
+"""How mpirun and horovodrun mark whose output follows."""
 
 PROGRAMS = Path(__file__).parents[1] / "multirank" / "programs"
 
@@ -32,7 +36,8 @@ def horovodrun(
     """Run ``programs/<program>`` on ``ranks`` ranks.
 
     Returns:
-        What each rank wrote to the file it was given, in rank order (``None`` where it wrote nothing), and all output.
+        What each rank wrote to the file it was given, in rank order (``None`` where it wrote nothing), and all output,
+        one rank after the other.
 
     Raises:
         RanksFailed: when the program fails, or is not done after ``timeout`` seconds.
@@ -61,7 +66,23 @@ def run_ranks(command: list[str], ranks: int, *arguments: str, timeout: float, c
             os.killpg(process.pid, signal.SIGKILL)
             output, _ = process.communicate()
             raise RanksFailed(f"not done after {timeout:g} s:\n{output[-6000:]}") from None
+        output = one_rank_after_the_other(output)
         if check and process.returncode != 0:
             raise RanksFailed(f"exit code {process.returncode}:\n{output[-6000:]}")
         files = [Path(results) / f"{rank}.json" for rank in range(ranks)]
         return [json.loads(file.read_text()) if file.exists() else None for file in files], output
+
+
+def one_rank_after_the_other(output: str) -> str:
+    """Return what each rank printed in one piece and without tags, after what the launcher said itself.
+
+    mpirun passes on every write as it comes, with a tag in front. A line that a rank wrote in several pieces, as Python
+    writes its tracebacks, has tags in its middle, and may have another rank's writes there.
+    """
+    streams = {"": ""}
+    for line in output.splitlines(keepends=True):
+        launcher, *tagged = _TAG.split(line)
+        streams[""] += launcher
+        for tag, text in zip(tagged[::2], tagged[1::2], strict=True):
+            streams[tag] = streams.get(tag, "") + text
+    return "".join(streams.values())
