@@ -1,6 +1,9 @@
 """How fast the codecs are here: ``alq-hvd bench codec`` with the machine's description, kept as JSON.
 
 python benchmarks/codec.py [--device cuda] [--output benchmarks/results/codec-cpu.json] [options of alq-hvd bench codec]
+
+With ``--grace DIR``, a checkout of https://github.com/sands-lab/grace, its QSGD is measured beside them, on as many
+threads: one tensor to int8 and a norm, and back, which packs nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +13,9 @@ import json
 import os
 import platform
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -19,7 +25,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from alq_hvd import backends  # noqa: E402
-from alq_hvd.cli import bench  # noqa: E402
+from alq_hvd.cli import bench, torch_eager  # noqa: E402
+from alq_hvd.cli.codec_rates import SLOW_ELEMENTS, SLOW_REPEATS, Rate  # noqa: E402
 from alq_hvd.codec.native import instruction_sets  # noqa: E402
 from alq_hvd.machine import processor  # noqa: E402
 
@@ -42,6 +49,47 @@ def machine(device: str) -> dict[str, object]:
     return described
 
 
+def grace_rates(checkout: Path, bits: list[int], elements: int, copy: float, threads: int) -> list[Rate]:
+    """Return the rates of GRACE's QSGD with 2**(bits - 1) levels a sign, on the CPU: in its cache, and beyond.
+
+    Args:
+        checkout: of GRACE.
+        bits: widths that an encoder of its codes would need.
+        elements: of the larger of two gradients; the other fits a cache.
+        copy: float32 copied a second, of the same run.
+        threads: of PyTorch.
+    """
+    sys.path.insert(0, str(checkout))
+    try:
+        from grace_dl.torch.compressor.qsgd import QSGDCompressor
+    except ModuleNotFoundError as missing:
+        sys.exit(f"benchmarks/codec.py: expected a checkout of GRACE in {checkout}, got one without {missing.name}")
+    torch = backends.torch()
+
+    def fastest(size: int, work: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(3 * SLOW_REPEATS):
+            start = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - start)
+        return size / min(seconds)
+
+    rates = []
+    with torch_eager.limited_threads(threads):
+        for size in (SLOW_ELEMENTS, elements):
+            gradient = torch.randn(size, generator=torch.Generator().manual_seed(0)) * 1e-3
+            for width in bits:
+                qsgd = QSGDCompressor(2 ** (width - 1))
+                sent, shape = qsgd.compress(gradient, "gradient")
+                for operation, work in (
+                    ("encode", partial(qsgd.compress, gradient, "gradient")),
+                    ("decode_sum", partial(qsgd.decompress, sent, shape)),
+                ):
+                    speed = fastest(size, work)
+                    rates.append(Rate("grace-qsgd", operation, width, 1, size, speed, copy, threads=threads))
+    return rates
+
+
 def main() -> None:
     """Measure, print the table and store the JSON."""
     parser = argparse.ArgumentParser()
@@ -49,10 +97,15 @@ def main() -> None:
     bench.add_parser(commands)
     own = argparse.ArgumentParser(description=__doc__)
     own.add_argument("--output", type=Path)
+    own.add_argument("--grace", type=Path, metavar="DIR", help="checkout of GRACE, to measure its QSGD, too")
     options, rest = own.parse_known_args()
     args = parser.parse_args(["bench", "codec", *rest])
     before = machine(args.device)
     rates = bench.measured(args)
+    if options.grace is not None:
+        copy = rates[0].memcpy_elements_per_second
+        elements = rates[0].elements
+        rates += grace_rates(options.grace, bench.parsed_bits(args.bits), elements, copy, args.threads)
     output = options.output or ROOT / "benchmarks" / "results" / f"codec-{args.device}.json"
     output.parent.mkdir(exist_ok=True)
     stored = {"machine": before, "options": vars(args), "rates": [bench.as_json(rate) for rate in rates]}

@@ -89,14 +89,15 @@ def as_text(rates: Sequence[Rate]) -> str:
     for rate in rates:
         lines.append(
             f"{rate.codec:<12}{rate.operation:<11}{rate.bits:>4}{rate.ranks:>6}{rate.elements_per_second / 1e9:>14.3f}"
-            f"{rate.share_of_memcpy:>10.3f}{rate.share_of_bandwidth:>13.1%}{_remarks(rate)}"
+            f"{rate.share_of_memcpy:>10.3f}{rate.share_of_bandwidth:>13.1%}{_remarks(rate, rates[0].elements)}"
         )
     return "\n".join(lines)
 
 
-def _remarks(rate: Rate) -> str:
-    """Say in which respects a gradient or a codec was out of the ordinary."""
+def _remarks(rate: Rate, elements: int) -> str:
+    """Say in which respects a gradient or a codec was out of the ordinary; ``elements`` are ordinary."""
     remarks = [
+        f"{rate.elements} elements" if rate.elements != elements and rate.tensors == 1 else "",
         "nearest" if rate.rounding == "nearest" else "",
         rate.dtype if rate.dtype != "float32" else "",
         f"{rate.tensors} tensors in {rate.microseconds:.1f} us" if rate.tensors > 1 else "",
