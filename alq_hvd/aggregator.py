@@ -5,28 +5,26 @@ from __future__ import annotations
 import logging
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from alq_hvd.adaptation.shot import AdaptiveShot
+from alq_hvd.chosen_exchange import ChosenExchange
 from alq_hvd.codec.base import Codec, Values
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.communicator.base import Communicator
-from alq_hvd.communicator.nodes import nodes_of, useful_nodes
 from alq_hvd.errors import StateError, WireFormatError
-from alq_hvd.exchange.base import ExchangeFunction, Shot, Task
-from alq_hvd.exchange.choice import AUTO, COLLECTIVES, FLAT, HIERARCHICAL, SHOTS, choose, function
-from alq_hvd.exchange.hierarchical import Hierarchical
+from alq_hvd.exchange.base import Shot, Task
 from alq_hvd.exchange.in_flight import GroupsInFlight
-from alq_hvd.exchange.trial import Stock, settle
+from alq_hvd.exchange.residuals import Owner, Residuals
+from alq_hvd.exchange.trial import Stock
 from alq_hvd.ledger import Ledger
 from alq_hvd.levels import Levels
 from alq_hvd.options import Options
-from alq_hvd.planning.break_even import PLAIN, Decision
+from alq_hvd.planning.break_even import Decision
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 _NO_GROUP = -1
 _logger = logging.getLogger(__name__)
 
@@ -45,9 +43,7 @@ class Aggregator:
 
     Attributes:
         shots: the quantised hops with their levels, the gradients' own first. The exchange may use fewer of them.
-        exchange: name of the exchange in use; ``""`` before ``connect``.
-        decision: of ``settle``; ``None`` before.
-        remembered: decision in the state that was loaded, with the number of ranks that took it.
+        exchange: how groups travel, and what was decided about it.
     """
 
     def __init__(self, options: Options, codec: Codec, *, sampled: bool = False) -> None:
@@ -58,7 +54,8 @@ class Aggregator:
         self._sampled = sampled
         self.ledger = Ledger()
         self.step = 0
-        self.remembered: dict[str, Any] | None = None
+        self.exchange = ChosenExchange(options)
+        self._residuals = Residuals() if options.error_feedback else None
         self.shots = tuple(
             AdaptiveShot(index, options.quantiser(index), self._method.policy, self._method.initial(bits))
             for index, bits in enumerate(options.bits_of_shots)
@@ -69,11 +66,9 @@ class Aggregator:
         """Leave the world: forget its ranks, its exchange, what is in flight and what the open step has gathered."""
         self._communicator: Communicator | None = None
         self._control: Communicator | None = None
-        self._sum_over_ranks: ExchangeFunction | None = None
+        self.exchange.disconnect()
         self._in_flight = GroupsInFlight(self.ledger)
         self._used: list[Codec] = []  # in the open step
-        self.exchange = ""
-        self.decision: Decision | None = None
         self._gathered = False
         for shot in self.shots:
             shot.forget()
@@ -86,52 +81,23 @@ class Aggregator:
             control: carries statistics and levels; may be the same.
         """
         self._communicator, self._control = communicator, control
-        options = self._options
-        self.exchange = choose(options.exchange, communicator.size, options.bits_of_shots, options.bucket_size)
-        nodes = None
-        if self.exchange == HIERARCHICAL:
-            nodes = nodes_of(communicator, options.ranks_per_node, f"{options.name}.nodes")
-        self._sum_over_ranks = function(self.exchange, nodes)
+        self.exchange.connect(communicator)
+
+    def lay_out(self, plan: int) -> None:
+        """Say which fusion groups will come, by a number that changes with them: residuals of others are of no use."""
+        if self._residuals is not None:
+            assert self._communicator is not None
+            self._residuals.belong_to(Owner(self._communicator.rank, self._communicator.size, plan))
 
     def settle(self, groups: Sequence[int], stock: Stock, codec: Codec | None = None) -> Decision:
-        """Time plain Horovod and the exchanges that the options allow, and use what the leader decides.
-
-        A loaded state that as many ranks had saved brings its decision: a resumed run is the same run.
-
-        All ranks must agree on: groups, ``remembered``. See ``exchange.trial.settle``.
+        """Choose the exchange by time; see ``ChosenExchange.settle``.
 
         Args:
             groups: elements of each fusion group of a step.
             stock: plain Horovod.
             codec: to measure with; the one given to ``Aggregator`` when ``None``.
         """
-        assert self._communicator is not None
-        exchanges, size, known = self._candidates(), self._communicator.size, self.remembered
-        if known is not None and known["ranks"] == size and known["choice"] in (PLAIN, *exchanges):
-            decision = Decision(known["choice"], known["seconds"])
-        else:
-            task = self._task("trial", _NO_GROUP, codec or self._codec)
-            nothing = replace(task, ledger=Ledger(), observe=lambda shot, values, key: None)
-            decision = settle(nothing, exchanges, groups, stock)
-        self.decision, self.remembered = decision, {"ranks": size, **decision.as_json()}
-        if decision.choice != PLAIN:
-            self.exchange = decision.choice
-            self._sum_over_ranks = exchanges[self.exchange]
-        if self._communicator.rank == 0:
-            # A user who asked for compression and does not get it shall see so without asking for logs.
-            level = logging.WARNING if decision.choice == PLAIN else logging.INFO
-            _logger.log(level, "break-even on %d ranks: %s", size, decision)
-        return decision
-
-    def _candidates(self) -> Mapping[str, ExchangeFunction]:
-        """Return the exchanges that the options allow and this world can do, the same on every rank."""
-        assert self._sum_over_ranks is not None
-        assert self._communicator is not None
-        options = self._options
-        if options.exchange != AUTO:
-            return {self.exchange: self._sum_over_ranks}
-        nodes = useful_nodes(self._communicator, options.ranks_per_node, f"{options.name}.nodes")
-        return FLAT if nodes is None else {**FLAT, HIERARCHICAL: Hierarchical(nodes)}
+        return self.exchange.settle(self._task("trial", _NO_GROUP, codec or self._codec), groups, stock)
 
     @property
     def levels(self) -> Levels:
@@ -163,13 +129,12 @@ class Aggregator:
             values: of the group, where ``codec`` takes them.
             codec: of this group; the one given to ``Aggregator`` when ``None``.
         """
-        assert self._sum_over_ranks is not None
         codec = codec or self._codec
         if codec not in self._used:
             self._used.append(codec)
         task = self._task(f"group{group}", group, codec)
         self._gathered |= self.gathers_statistics
-        self._in_flight.start(group, self._sum_over_ranks(values, task), values)
+        self._in_flight.start(group, self.exchange(values, task), values)
 
     def advance(self) -> None:
         """Move every group forward whose collective has arrived, without waiting."""
@@ -180,7 +145,7 @@ class Aggregator:
 
         On a device the sum may still be on its way there, and whether it was damaged shows at ``end_step``.
         """
-        return self._in_flight.finish(group, scale, COLLECTIVES[self.exchange])
+        return self._in_flight.finish(group, scale, self.exchange.collectives)
 
     def sample(self, values: Values, codec: Codec | None = None) -> None:
         """Let a group of a sampled gradient count for the next levels: before ``end_step``."""
@@ -204,33 +169,62 @@ class Aggregator:
         if self._gathered:
             assert self._control is not None
             with self.ledger.timed("adapt"):
-                for shot in self.shots[: SHOTS[self.exchange]]:
+                for shot in self.shots[: self.exchange.shots]:
                     self.ledger.sent(shot.adapt(self._control, self.step, self._options.name))
         self._gathered = False
         for shot in self.shots:
+            contracted = shot.contracts
             shot.end_step()
+            if self._residuals is not None and shot.contracts != contracted:
+                self._pause_or_resume(shot)
         self.ledger.end_step()
         self.step += 1
+
+    @property
+    def _measures(self) -> bool:
+        """Return whether the open step's gradients are looked at, and not only sent.
+
+        New levels may make error feedback impossible, or possible: with it they are measured at once.
+        """
+        new_levels = self._residuals is not None and self.step - 1 in self._schedule
+        return self.gathers_statistics or new_levels or self.step % self._options.measure_every == 0
+
+    def _pause_or_resume(self, shot: AdaptiveShot) -> None:
+        """Drop residuals that would grow from step to step, and say so."""
+        assert self._communicator is not None
+        assert self._residuals is not None
+        where = (self._communicator.rank, self.step, shot.index + 1, shot.relative_variance)
+        if shot.contracts:
+            _logger.info("rank %d, step %d: error feedback goes on: records of shot %d lose %.3g of what they carry",
+                         *where)  # fmt: skip
+            return
+        self._residuals.drop(shot.index)
+        _logger.warning(
+            "rank %d, step %d: error feedback pauses: expected records that lose less than they carry, those of shot "
+            "%d lose %.3g times as much (relative variance), and residuals would grow from step to step. Take more "
+            "bits, rotate=True, or a smaller bucket_size",
+            *where,
+        )
 
     def _observe(self, codec: Codec, shot: int, values: Values, key: StreamKey) -> None:
         if self.gathers_statistics and not (self._sampled and shot == 0):
             with self.ledger.timed("adapt"):
                 self.shots[shot].gather(codec, values)
-        if self.gathers_statistics or self.step % self._options.measure_every == 0:
-            self.shots[shot].measure(codec, values, key)
+        self.shots[shot].measure(codec, values, key)
 
     def _task(self, name: str, group: int, codec: Codec) -> Task:
         assert self._communicator is not None
         return Task(
             codec=codec,
             communicator=self._communicator,
-            shots=tuple(Shot(shot.config, shot.levels) for shot in self.shots),
-            observe=partial(self._observe, codec),
+            shots=tuple(Shot(shot.config, shot.levels, shot.contracts) for shot in self.shots),
+            observe=partial(self._observe, codec) if self._measures else None,
             ledger=self.ledger,
             name=f"{self._options.name}.{name}",
             seed=self._options.seed,
             step=self.step,
             group=group,
+            residuals=self._residuals,
         )
 
     def metrics(self) -> dict[str, Any]:
@@ -242,8 +236,8 @@ class Aggregator:
             "step": self.step,
             "bytes_per_step": self.ledger.bytes_last_step,
             "bytes_total": self.ledger.bytes_total,
-            "exchange": self.exchange,
-            "break_even": self.decision and self.decision.as_json(),
+            "exchange": self.exchange.name,
+            "break_even": self.exchange.decision and self.exchange.decision.as_json(),
             **first,
             "later_shots": later,
             "seconds": dict(self.ledger.seconds),
@@ -251,7 +245,7 @@ class Aggregator:
 
     def metrics_of_shots(self) -> list[dict[str, Any]]:
         """Return the levels, variance and adaptations of every shot the exchange takes, the gradients' own first."""
-        used = self.shots[: SHOTS.get(self.exchange, 1)]
+        used = self.shots[: self.exchange.shots]
         own = [shot.metrics() for shot in used]
         return [own[0], *({"bits": shot.config.bits, **later} for shot, later in zip(used[1:], own[1:], strict=True))]
 
@@ -263,11 +257,13 @@ class Aggregator:
             "method": self._options.method,
             "bits": self._options.plain_bits,
             "seed": self._options.seed,
+            "error_feedback": self._options.error_feedback,
             "step": self.step,
             **first,
             "later_shots": later,
-            "break_even": self.remembered,
+            "break_even": self.exchange.remembered,
             "bytes_total": self.ledger.bytes_total,
+            "residuals": self._residuals and self._residuals.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -278,13 +274,15 @@ class Aggregator:
         """
         try:
             own = self.state_dict()
-            for name in ("state_version", "method", "bits", "seed"):
+            for name in ("state_version", "method", "bits", "seed", "error_feedback"):
                 if state[name] != own[name]:
                     raise StateError(f"{name}: expected {own[name]!r}, got a state with {state[name]!r}")
             # A state of an all-gather has no later shot, and a run that goes on with one needs none.
             for shot, saved in zip(self.shots, [state, *state["later_shots"]], strict=False):
                 shot.load_state_dict(saved)
-            self.step, self.remembered = int(state["step"]), state["break_even"]
+            self.step, self.exchange.remembered = int(state["step"]), state["break_even"]
             self.ledger.bytes_total = int(state["bytes_total"])
+            if self._residuals is not None:
+                self._residuals = Residuals.from_state_dict(state["residuals"])
         except (KeyError, TypeError) as error:
             raise StateError(f"expected the result of state_dict(), got one without {error}") from error

@@ -229,11 +229,13 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._world = communicator.world
 
     def _agree_on_plan(self, plan: FusionPlan) -> None:
-        own = {"gradients": plan.describe(), "break_even": self._aggregator.remembered}
+        gradients, chosen = {"gradients": plan.describe()}, self._aggregator.exchange
+        own = {**gradients, "break_even": chosen.remembered}
         agree_on_configuration(self.communicator, own, f"{self.options.name}.gradients")
         self._groups = FusionGroups(plan, self._codecs)
+        self._aggregator.lay_out(fingerprint(gradients))
         stock = rival(self.options, self.communicator)
-        if stock is not None and self._aggregator.decision is None and plan.group_elements:
+        if stock is not None and chosen.decision is None and plan.group_elements:
             self._plain = self._aggregator.settle(plan.group_elements, stock, self._groups.main_codec).choice == PLAIN
 
     def _fill(self, slot: Slot, gradient: Any) -> None:

@@ -15,8 +15,8 @@ from alq_hvd.communicator.base import broadcast_bytes
 from alq_hvd.compression import QuantisedCompressor
 
 _LEADER = 0
-_OWN = ("bytes_total",)
-"""What a rank has counted for itself, and keeps when it takes over the leader's state."""
+_OWN = ("bytes_total", "residuals")
+"""What a rank has counted for itself, or owes, and keeps when it takes over the leader's state."""
 
 
 class CompressionHandler:
@@ -55,9 +55,9 @@ class CompressionHandler:
         """
         self.value.reset()
         own = self.value.state_dict()
-        name = f"{self.value.options.name}.elastic"
+        name, kept = f"{self.value.options.name}.elastic", {part: own.pop(part) for part in _OWN}
         state = unpack(broadcast_bytes(self.value.communicator, pack(own, name), _LEADER, name), name)
-        self.value.load_state_dict({**state, **{kept: own[kept] for kept in _OWN}})
+        self.value.load_state_dict({**state, **kept})
         self.save()
 
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 PHASES = ("encode", "exchange", "decode", "adapt")
-"""``exchange`` is time spent waiting for collectives; what overlaps with the backward pass costs nothing."""
+"""``exchange`` is time spent waiting for collectives; what overlaps with the backward pass costs nothing. ``encode`` is
+also the middle of a two-shot, which decodes, adds and encodes again in one."""
 
 
 @dataclass(slots=True)

@@ -40,6 +40,9 @@ class Options:
             plain Horovod where compression would not pay. ``None``: where ``exchange`` is ``"auto"`` and gradients
             travel over Horovod. The choice depends on a measurement, so two runs of one program may not train alike;
             ``False``, or an exchange by name, makes them.
+        error_feedback: add to each gradient what the last record lacked of it, so that nothing is lost for good. Costs
+            four bytes a coordinate and time to encode. Pauses, with a warning, while records lose more than they carry
+            (a relative variance of 1 or more).
         schedule: when levels are fitted; see ``Schedule.parse``.
         seed: of the stochastic rounding.
         fusion_elements: coordinates that travel together. More: fewer collectives, less overlap with the backward pass.
@@ -66,6 +69,7 @@ class Options:
     exchange: str = choice.AUTO
     ranks_per_node: int | None = None
     break_even: bool | None = None
+    error_feedback: bool = False
     schedule: Schedule | int | Sequence[int] | None = None
     seed: int = 0
     fusion_elements: int = 2**22

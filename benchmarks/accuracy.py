@@ -1,6 +1,6 @@
 """What few bits do to accuracy: the demo's training with every method from several seeds, as mean and deviation.
 
-    python benchmarks/accuracy.py [--runs fp32 alq:2 optimal:2:rotate ...] [--seeds 0 1 2] [--np 4]
+    python benchmarks/accuracy.py [--runs fp32 alq:2 optimal:2:rotate eden:2:feedback ...] [--seeds 0 1 2] [--np 4]
 
 Each run is one ``horovodrun -np 4 python examples/train_images.py ...``, which is printed. A seed gives all methods the
 same first weights and the same order of images. Runs that are complete under --records are not repeated, so a benchmark
@@ -25,7 +25,10 @@ import demo  # noqa: E402
 from images.launch import LaunchError, find_horovodrun  # noqa: E402
 from images.record import RESULT_FILE  # noqa: E402
 
-RUNS = ("fp32", "alq:3", "alq:2", "optimal:2", "optimal:2:rotate", "eden:2")
+RUNS = (
+    *("fp32", "alq:3", "alq:2", "optimal:2", "optimal:2:rotate", "eden:2"),
+    *("terngrad:2", "terngrad:2:feedback", "optimal:2:rotate:feedback", "eden:2:feedback"),
+)
 TRAINING = ("np", "train_images", "test_images", "epochs", "batch_size", "bucket_size", "adapt_at")
 
 
@@ -33,7 +36,7 @@ def main() -> int:
     """Run what is missing, print the table, and write JSON; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=demo.run, nargs="+", default=[demo.run(name) for name in RUNS],
-                        metavar="METHOD[:BITS[:rotate]]")  # fmt: skip
+                        metavar=demo.RUN_FORM)  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--np", type=int, default=4, help="number of ranks")
     parser.add_argument("--train-images", type=int, default=12_000)

@@ -27,6 +27,8 @@ except ModuleNotFoundError as missing:
 
 TRAIN_IMAGES = Path(__file__).with_name("train_images.py")
 RUNS = ("fp32", "fp16", "alq:3", "eden:2")
+RUN_FORM = "METHOD[:BITS[:rotate][:feedback]]"
+"""How a training is named on the command line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,8 +72,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         type=run,
         nargs="+",
         default=[run(name) for name in RUNS],
-        metavar="METHOD[:BITS[:rotate]]",
-        help="what to compare, for example: fp32 alq:3 optimal:2:rotate",
+        metavar=RUN_FORM,
+        help="what to compare, for example: fp32 alq:3 optimal:2:rotate eden:2:feedback",
     )
     parser.add_argument("--train-images", type=positive, default=12_000, help="training images")
     parser.add_argument("--test-images", type=positive, help="test images (default: all)")
@@ -98,25 +100,28 @@ class Run:
 
     method: str
     bits: int | None
-    rotate: bool
+    rotate: bool = False
+    feedback: bool = False
 
     @property
     def label(self) -> str:
         described = self.method if self.bits is None else f"{self.method} {self.bits} bits"
-        return described + " rotated" * self.rotate
+        return described + " rotated" * self.rotate + " feedback" * self.feedback
 
     @property
     def arguments(self) -> list[str]:
         bits = [] if self.bits is None else ["--bits", str(self.bits)]
-        return ["--compression", self.method, *bits, *["--rotate"] * self.rotate]
+        how = ["--rotate"] * self.rotate + ["--error-feedback"] * self.feedback
+        return ["--compression", self.method, *bits, *how]
 
 
 def run(text: str) -> Run:
-    """Read ``METHOD[:BITS[:rotate]]``; the method itself is checked by ``train_images.py``."""
+    """Read ``RUN_FORM``; the method itself is checked by ``train_images.py``."""
     method, *rest = text.split(":")
-    if len(rest) > 2 or (rest and not rest[0].isdigit()) or rest[1:] not in ([], ["rotate"]):
-        raise argparse.ArgumentTypeError(f"expected METHOD, METHOD:BITS or METHOD:BITS:rotate, got {text!r}")
-    return Run(method, int(rest[0]) if rest else None, len(rest) == 2)
+    how = rest[1:]
+    if (rest and not rest[0].isdigit()) or how not in ([], ["rotate"], ["feedback"], ["rotate", "feedback"]):
+        raise argparse.ArgumentTypeError(f"expected {RUN_FORM}, got {text!r}")
+    return Run(method, int(rest[0]) if rest else None, "rotate" in how, "feedback" in how)
 
 
 def train(one: Run, options: argparse.Namespace, place: int) -> Result:

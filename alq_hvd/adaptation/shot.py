@@ -53,6 +53,11 @@ class AdaptiveShot:
         self._policy = policy
         self.forget()
 
+    @property
+    def contracts(self) -> bool:
+        """Return whether a record loses less than it carries, as far as was measured."""
+        return self.relative_variance is None or self.relative_variance < 1
+
     def forget(self) -> None:
         """Drop what was gathered and measured in the open step."""
         self._statistics = GradientStatistics.empty(self._policy.weight_exponent)

@@ -31,9 +31,9 @@ class Rate:
 
     Attributes:
         codec: native, cuda, or a baseline: reference (NumPy) or torch-eager (bytes unpacked, unkeyed randomness).
-        operation: encode, decode_sum, or recode, the middle of a two-shot.
+        operation: encode, feedback (encode with a residual), decode_sum, or recode (the middle of a two-shot).
         bits: of a code.
-        ranks: records that one decode_sum or recode added; 1 for encode.
+        ranks: records that one decode_sum or recode added; 1 for the others.
         elements: of the gradient; a decode_sum over n ranks reads n times as many codes.
         elements_per_second: of the gradient, best repetition.
         memcpy_elements_per_second: float32 copied, best repetition of the whole run.
@@ -73,9 +73,10 @@ class Rate:
     def share_of_bandwidth(self) -> float:
         """Return bytes moved a second over those of the copy, which moves eight an element.
 
-        A value moves 4 bytes, or 2, and each record b / 8; recode reads and writes records only.
+        A value moves 4 bytes, or 2, a residual 8, and each record b / 8; recode reads and writes records only.
         """
         codes, value = self.bits / 8, 4 if self.dtype == "float32" else 2
+        value += 8 if self.operation == "feedback" else 0
         moved = (self.ranks + 1) * codes if self.operation == "recode" else value + self.ranks * codes
         return self.share_of_memcpy * moved / 8
 
@@ -128,8 +129,9 @@ def _operations(
     levels = levels_of(config.bits)
     layout, stamp = RecordLayout(len(values), config), Stamp(levels.digest, 0, 0)
     yield "encode", 1, lambda: codec.encode(values, layout, levels, KEY, stamp)
+    out = np.zeros_like(values)
+    yield "feedback", 1, lambda: codec.encode(values, layout, levels, KEY, stamp, out)
     record = codec.encode(values, layout, levels, KEY, stamp)
-    out = np.empty_like(values)
     for ranks in RANKS:
         records, stamps = [record.copy() for _ in range(ranks)], [stamp] * ranks
 

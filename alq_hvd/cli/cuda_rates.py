@@ -15,6 +15,7 @@ from alq_hvd.cli.counted_device import CountedDevice
 from alq_hvd.cli.resnet50 import resnet50_shapes
 from alq_hvd.codec.cuda_codec import CudaCodec
 from alq_hvd.codec.cuda_device import CudaDevice, Device
+from alq_hvd.codec.device_arrays import Parts
 from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import BackendUnavailable
 from alq_hvd.wire import RecordLayout, Stamp
@@ -101,12 +102,18 @@ def device_rates(
 def _operations(
     codec: CudaCodec, parts: Sequence[Any], config: QuantiserConfig, ranks: Sequence[int]
 ) -> Iterator[tuple[str, int, Work]]:
-    """Yield encode, decode_sum of each of ``ranks`` records and, where those of a two-shot are among them, recode."""
+    """Yield encode, decode_sum of each of ``ranks`` records and, where those of a two-shot are among them, recode.
+
+    Where many records are added, which is measured for float32 alone, encode is measured with a residual, too.
+    """
     levels = levels_of(config.bits)
     elements = sum(int(part.numel()) for part in parts)
     layout, stamp = RecordLayout(elements, config), Stamp(levels.digest, 0, 0)
     yield "encode", 1, lambda: codec.encode(parts, layout, levels, KEY, stamp)
     out = [backends.torch().empty_like(part) for part in parts]
+    if len(ranks) > 1:
+        residual = codec.arrays.zeros(elements)
+        yield "feedback", 1, lambda: codec.encode(parts, layout, levels, KEY, stamp, residual)
     for count in ranks:
         stamps = [Stamp(levels.digest, 0, sender) for sender in range(count)]
         # Signs of their own where ranks have them: that is what costs EDEN's sums more than others.
@@ -117,7 +124,7 @@ def _operations(
             return codec.decode_sum(records, layout, levels, stamps, 1.0, out)
 
         def recode(records: list[object] = records, stamps: list[Stamp] = stamps) -> object:
-            return codec.recode(records, layout, levels, stamps, 1.0, layout, levels, KEY, stamp)
+            return codec.recode(records, layout, levels, stamps, Parts(tuple(out)), layout, levels, KEY, stamp)
 
         yield "decode_sum", count, decode
         if count == RECODED_RANKS:

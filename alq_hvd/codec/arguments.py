@@ -22,9 +22,13 @@ def require_values(values: FloatArray, elements: int | None = None) -> None:
         )
 
 
-def require_encodable(values: FloatArray, layout: RecordLayout, levels: Levels) -> None:
-    """Raise ``AlqError`` unless ``values`` fits ``layout`` and ``levels`` fits its bits."""
+def require_encodable(
+    values: FloatArray, layout: RecordLayout, levels: Levels, residual: FloatArray | None = None
+) -> None:
+    """Raise ``AlqError`` unless ``values``, and ``residual`` if any, fit ``layout`` and ``levels`` fits its bits."""
     require_values(values, layout.elements)
+    if residual is not None:
+        require_values(residual, layout.elements)
     layout.quantiser.require_fit(levels)
 
 

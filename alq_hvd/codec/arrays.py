@@ -58,6 +58,18 @@ class Arrays(Protocol):
         """Return a copy of ``values`` in this memory."""
         ...
 
+    def zeros(self, elements: int) -> Values:
+        """Return float32[elements], all zero."""
+        ...
+
+    def on_host(self, values: Values) -> FloatArray:
+        """Return a copy of ``values``, float32, on the host; this waits for a device."""
+        ...
+
+    def plus(self, values: Values, residual: Values) -> Values:
+        """Return their sum in new memory, float32, as codecs form it."""
+        ...
+
     def room_for_sum(self, values: Values) -> Values:
         """Return float32[len(values)] to be overwritten: ``values``, which nobody needs any more, where they fit."""
         ...
@@ -92,6 +104,18 @@ class HostArrays:
     def copied(self, values: FloatArray) -> FloatArray:
         """Copy them."""
         return values.copy()
+
+    def zeros(self, elements: int) -> FloatArray:
+        """Make them."""
+        return np.zeros(elements, dtype=np.float32)
+
+    def on_host(self, values: FloatArray) -> FloatArray:
+        """Copy them."""
+        return values.copy()
+
+    def plus(self, values: FloatArray, residual: FloatArray) -> FloatArray:
+        """Add in float32."""
+        return values + residual
 
     def room_for_sum(self, values: FloatArray) -> FloatArray:
         """Return ``values``."""

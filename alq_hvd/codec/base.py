@@ -31,11 +31,23 @@ class Codec(Protocol):
         """Return how to make and move the arrays that this codec takes and gives."""
         ...
 
-    def encode(self, values: Values, layout: RecordLayout, levels: Levels, key: StreamKey, stamp: Stamp) -> Bytes:
+    def encode(
+        self,
+        values: Values,
+        layout: RecordLayout,
+        levels: Levels,
+        key: StreamKey,
+        stamp: Stamp,
+        residual: Values | None = None,
+    ) -> Bytes:
         """Return the sealed record of ``values``.
 
         A bucket with NaN or infinity gets norm NaN and decodes to NaN; one whose norm is zero (or below the smallest
         normal float32) decodes to zeros.
+
+        Args:
+            residual: float32[elements], for error feedback: it is added to the values before they are quantised, and
+                overwritten with what the record lacks of the sum, or with zero where that is not finite.
         """
         ...
 
@@ -57,6 +69,26 @@ class Codec(Protocol):
                 decoding is waited for by nobody, ``raise_for_damage`` raises it.
         """
         ...
+
+    def recode(
+        self,
+        records: Sequence[Bytes],
+        layout: RecordLayout,
+        levels: Levels,
+        stamps: Sequence[Stamp],
+        room: Values,
+        again: RecordLayout,
+        levels_again: Levels,
+        key: StreamKey,
+        stamp: Stamp,
+    ) -> Bytes:
+        """Return the record, under ``again``, of the sum of ``records``: the middle of a two-shot.
+
+        Args:
+            room: values that nobody needs any more, in whose memory the sum may be made.
+        """
+        total = self.decode_sum(records, layout, levels, stamps, 1.0, self.arrays.room_for_sum(room))
+        return self.encode(total, again, levels_again, key, stamp)
 
     def raise_for_damage(self) -> None:
         """Raise ``WireFormatError`` if a record decoded since the last call was damaged; on a device this waits."""

@@ -40,6 +40,13 @@ def require_parts(parts: Sequence[Tensor], elements: int, device: str) -> None:
         raise UnsupportedTensor(f"expected {elements} elements in all, got {held} in {len(parts)} tensors")
 
 
+def require_residual(residual: Tensor, elements: int, device: str) -> None:
+    """Raise ``UnsupportedTensor`` unless ``residual`` is a contiguous tensor of ``elements`` float32."""
+    require_parts((residual,), elements, device)
+    if str(residual.dtype) != "torch.float32":
+        raise UnsupportedTensor(f"residual: expected float32, got {_described(residual)}")
+
+
 def require_records(records: Sequence[Tensor], layout: RecordLayout, stamps: Sequence[Stamp], device: str) -> None:
     """Raise ``AlqError`` unless every record has the bytes of ``layout`` and a stamp of one table and step."""
     if len(records) != len(stamps):

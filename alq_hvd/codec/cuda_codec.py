@@ -10,7 +10,15 @@ import numpy as np
 
 from alq_hvd import backends
 from alq_hvd.codec import cuda_buckets, cuda_structs
-from alq_hvd.codec.cuda_arguments import TYPES, Memory, parts_of, require_parts, require_records
+from alq_hvd.codec.base import Codec
+from alq_hvd.codec.cuda_arguments import (
+    TYPES,
+    Memory,
+    parts_of,
+    require_parts,
+    require_records,
+    require_residual,
+)
 from alq_hvd.codec.cuda_damage import Damage
 from alq_hvd.codec.cuda_device import CudaDevice, Device, Tensor
 from alq_hvd.codec.cuda_kernels import WARPS
@@ -25,7 +33,7 @@ from alq_hvd.wire import LANES, RecordLayout, Stamp
 
 
 @dataclass(frozen=True, slots=True)
-class CudaCodec:
+class CudaCodec(Codec):
     """Encode and decode CUDA tensors on PyTorch's current stream.
 
     It is a ``Codec`` of CUDA tensors: values are one tensor, or the tensors of a fusion group one after another,
@@ -68,12 +76,14 @@ class CudaCodec:
         """Return the sealed record of ``values``; see ``Codec.encode``.
 
         Two launches; each element is read once for bucket sizes that ``cuda_structs.chunk_size`` names, else three
-        launches (rotated: four, five in rounding to the nearest) and twice. ``residual``, float32[elements], is added
-        to the values and takes what the record loses.
+        launches (rotated: four, five in rounding to the nearest) and twice. A ``residual`` is handled in the same
+        launches (where buckets are rotated through device memory, in one more), and has elements read once more.
         """
         self.order.enter()
         parts = parts_of(values)
         require_parts(parts, layout.elements, self.device.name)
+        if residual is not None:
+            require_residual(residual, layout.elements, self.device.name)
         layout.quantiser.require_fit(levels)
         config, kind = layout.quantiser, TYPES[str(parts[0].dtype)] if parts else "float"
         record = self._begin(layout, stamp, key)
@@ -151,20 +161,19 @@ class CudaCodec:
         layout: RecordLayout,
         levels: Levels,
         stamps: Sequence[Stamp],
-        scale: float,
+        room: Tensor | Parts,
         again: RecordLayout,
         levels_again: Levels,
         key: StreamKey,
         stamp: Stamp,
     ) -> Tensor:
-        """Return the record, under ``again``, of what ``decode_sum`` would return; the sum never leaves the chip.
+        """Return the record, under ``again``, of the sum of ``records``, which never leaves the chip; see ``Codec``.
 
         Falls back to ``decode_sum`` and ``encode`` for bucket sizes that need two readings, and for rotated buckets.
         """
         chunk, turned = self._chunk_size(again.quantiser), layout.quantiser.rotate or again.quantiser.rotate
         if chunk is None or turned or not records or not layout.elements:
-            total = self.decode_sum(records, layout, levels, stamps, scale)
-            return self.encode(total, again, levels_again, key, stamp)
+            return Codec.recode(self, records, layout, levels, stamps, room, again, levels_again, key, stamp)
         self.order.enter()
         require_records(records, layout, stamps, self.device.name)
         layout.quantiser.require_fit(levels)
@@ -176,7 +185,6 @@ class CudaCodec:
             described,
             cuda_structs.group(layout),
             self._memory.tables(levels, bits),
-            np.float32(scale),
             checks,
             cuda_structs.group(again),
             self._memory.tables(levels_again, wide),

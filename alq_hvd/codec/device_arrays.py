@@ -64,6 +64,22 @@ class DeviceArrays:
         self.order.enter()
         return self.device.upload(values).view(backends.torch().float32)
 
+    def zeros(self, elements: int) -> Tensor:
+        """Make them on the device."""
+        self.order.enter()
+        return backends.torch().zeros(elements, dtype=backends.torch().float32, device=self.device.name)
+
+    def on_host(self, values: Tensor) -> FloatArray:
+        """Copy them to the host."""
+        self.order.enter()
+        array: FloatArray = values.to("cpu", copy=True).numpy()
+        return array
+
+    def plus(self, values: Parts | Tensor, residual: Tensor) -> Tensor:
+        """Widen to float32, and add."""
+        self.order.enter()
+        return self._flat(values) + residual
+
     def room_for_sum(self, values: Parts | Tensor) -> Tensor:
         """Return new memory: values may be 16-bit floats, in several places."""
         torch = backends.torch()

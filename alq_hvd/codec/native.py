@@ -11,6 +11,7 @@ import numpy as np
 from alq_hvd import backends
 from alq_hvd.codec.arguments import require_decodable, require_encodable, require_values
 from alq_hvd.codec.arrays import FloatArray, HostArrays, Record
+from alq_hvd.codec.base import Codec
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.codec.rotation import rotation_words, sign_key
 from alq_hvd.config import QuantiserConfig, require_int
@@ -21,7 +22,7 @@ from alq_hvd.wire import RecordLayout, Stamp, seal
 
 
 @dataclass(frozen=True, slots=True)
-class NativeCodec:
+class NativeCodec(Codec):
     """Encode and decode on the CPU at a good part of the speed of memory.
 
     Attributes:
@@ -48,9 +49,17 @@ class NativeCodec:
             raise ConfigurationError(f"instruction_set: expected one of {', '.join(supported)}, got {chosen!r}")
         object.__setattr__(self, "instruction_set", chosen)
 
-    def encode(self, values: FloatArray, layout: RecordLayout, levels: Levels, key: StreamKey, stamp: Stamp) -> Record:
+    def encode(
+        self,
+        values: FloatArray,
+        layout: RecordLayout,
+        levels: Levels,
+        key: StreamKey,
+        stamp: Stamp,
+        residual: FloatArray | None = None,
+    ) -> Record:
         """Return the sealed record of ``values``; see ``Codec.encode``."""
-        require_encodable(values, layout, levels)
+        require_encodable(values, layout, levels, residual)
         config = layout.quantiser
         record, signs = layout.new_record(), sign_key(key, config)
         layout.rotation(record)[:] = rotation_words(key, config)
@@ -74,6 +83,7 @@ class NativeCodec:
             reach=_reach(config),
             signs_first=signs.first,
             signs_second=signs.second,
+            residual=residual,
         )
         seal(record, layout, stamp, (check + int(layout.rotation(record).sum(dtype=np.uint32))) % 2**32)
         return record

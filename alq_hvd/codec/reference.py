@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from alq_hvd.codec.arguments import require_decodable, require_encodable, require_values
 from alq_hvd.codec.arrays import FloatArray, HostArrays, Record
+from alq_hvd.codec.base import Codec
 from alq_hvd.codec.keys import SignKey, StreamKey, random_bits
 from alq_hvd.codec.rotation import rotate_values, rotate_values_back, rotation_words, sign_key
 from alq_hvd.config import QuantiserConfig
@@ -24,21 +25,35 @@ Codes = npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
-class ReferenceCodec:
+class ReferenceCodec(Codec):
     """Encode and decode with NumPy, about seventy times slower than the native codec."""
 
     name: str = "reference"
     arrays: HostArrays = field(default_factory=HostArrays, repr=False)
 
-    def encode(self, values: FloatArray, layout: RecordLayout, levels: Levels, key: StreamKey, stamp: Stamp) -> Record:
+    def encode(
+        self,
+        values: FloatArray,
+        layout: RecordLayout,
+        levels: Levels,
+        key: StreamKey,
+        stamp: Stamp,
+        residual: FloatArray | None = None,
+    ) -> Record:
         """Return the sealed record of ``values``; see ``Codec.encode``."""
-        require_encodable(values, layout, levels)
+        require_encodable(values, layout, levels, residual)
+        if residual is not None:
+            values = values + residual
         record = layout.new_record()
         norms, codes = quantise(values, layout.quantiser, levels, key)
         layout.rotation(record)[:] = rotation_words(key, layout.quantiser)
         layout.norms(record)[:] = norms
         layout.words(record)[:] = pack(codes, layout)
         seal(record, layout, stamp)
+        if residual is not None:
+            with np.errstate(over="ignore", invalid="ignore"):
+                rest = values - sum_records([record], layout, levels)
+            residual[:] = np.where(np.isfinite(rest), rest, np.float32(0))
         return record
 
     def decode_sum(

@@ -17,10 +17,11 @@ def allgather(values: Values, task: Task) -> Exchange:
     Sends (n - 1) records a rank.
     """
     size, elements = task.communicator.size, len(values)
-    record = task.encode(0, values)
+    hop = task.hop(0, values)
+    record = hop.encode()
     task.ledger.sent((size - 1) * len(record))
     pending = task.carrier.allgather(record, task.name)
-    task.observe(0, values, task.key(0))
+    hop.observe()
     records = yield pending
 
     def decode(scale: float, out: Values) -> None:

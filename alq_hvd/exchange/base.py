@@ -10,6 +10,7 @@ from alq_hvd.codec.base import Bytes, Codec, Values
 from alq_hvd.codec.keys import StreamKey, stream_key
 from alq_hvd.communicator.base import Communicator, Pending
 from alq_hvd.config import QuantiserConfig
+from alq_hvd.exchange.residuals import Residuals
 from alq_hvd.exchange.staged import Carrier, carrier
 from alq_hvd.ledger import Ledger
 from alq_hvd.levels import Levels
@@ -22,10 +23,15 @@ Exchange = Generator[Pending[Any], Any, Decode]
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """Say how one hop quantises. A second hop carries sums, so it has levels, and may have a width, of its own."""
+    """Say how one hop quantises. A second hop carries sums, so it has levels, and may have a width, of its own.
+
+    Attributes:
+        contracts: records lose less than they carry, as error feedback demands.
+    """
 
     config: QuantiserConfig
     levels: Levels
+    contracts: bool = True
 
 
 class Observer(Protocol):
@@ -42,22 +48,24 @@ class Task:
 
     Attributes:
         shots: one entry a quantised hop; an exchange may use fewer than there are.
-        observe: is told of everything that is quantised, once its collective is under way.
+        observe: is told of everything that is quantised, once its collective is under way; ``None`` for nobody.
         name: of the group's collectives, the same on every rank.
         seed, step, group: key of the random numbers, beside rank, shot and element.
         first_element: index, within the fusion group, of the first of the values.
+        residuals: of this rank, for error feedback; ``None`` without.
     """
 
     codec: Codec
     communicator: Communicator
     shots: tuple[Shot, ...]
-    observe: Observer
+    observe: Observer | None
     ledger: Ledger
     name: str
     seed: int
     step: int
     group: int
     first_element: int = 0
+    residuals: Residuals | None = None
 
     @property
     def carrier(self) -> Carrier:
@@ -74,27 +82,66 @@ class Task:
         whole = stream_key(seed=self.seed, step=self.step, rank=rank, group=self.group, shot=shot)
         return whole.at(self.first_element + element)
 
-    def encode(self, shot: int, values: Values, element: int = 0) -> Bytes:
-        """Return this rank's record of ``values``, which start at ``element``."""
-        levels = self.shots[shot].levels
-        with self.ledger.timed("encode"):
-            return self.codec.encode(
-                values,
-                self.layout(shot, len(values)),
-                levels,
-                self.key(shot, element),
-                self._stamp(shot, self.communicator.rank),
-            )
+    def hop(self, shot: int, values: Values, element: int = 0) -> Hop:
+        """Return ``values``, which start at ``element``, ready to be quantised in ``shot``."""
+        arrays, residual = self.codec.arrays, None
+        if self.residuals is not None and self.shots[shot].contracts:
+            start = self.first_element + element
+            residual = self.residuals.of(self.group, shot, start, len(values), arrays)
+        seen = values if residual is None or self.observe is None else arrays.plus(values, residual)
+        return Hop(self, shot, values, element, residual, seen)
+
+    def is_unseen(self, shot: int) -> bool:
+        """Return whether nobody but the codec needs the values of ``shot``."""
+        return self.observe is None and (self.residuals is None or not self.shots[shot].contracts)
 
     def decode_sum(
         self, shot: int, records: Sequence[Bytes], elements: int, senders: Sequence[int], scale: float, out: Values
     ) -> None:
         """Write to ``out`` ``scale`` times the sum of the records of ``senders``, in that order."""
-        stamps = [self._stamp(shot, sender) for sender in senders]
+        stamps = [self.stamp(shot, sender) for sender in senders]
         self.codec.decode_sum(records, self.layout(shot, elements), self.shots[shot].levels, stamps, scale, out)
 
-    def _stamp(self, shot: int, sender: int) -> Stamp:
+    def stamp(self, shot: int, sender: int) -> Stamp:
+        """Return what a record of ``sender`` must carry."""
         return Stamp(self.shots[shot].levels.digest, self.step % 2**32, sender)
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """Be values that one shot quantises, whole or in chunks.
+
+    Attributes:
+        element: at which they start in the values of the exchange.
+        residual: what earlier records of these coordinates have lost; ``None`` without error feedback.
+        seen: what is quantised, for whoever observes it: values and residual.
+    """
+
+    task: Task
+    shot: int
+    values: Values
+    element: int
+    residual: Values | None
+    seen: Values
+
+    def encode(self, start: int = 0, stop: int | None = None) -> Bytes:
+        """Return this rank's record of the values from ``start`` up to ``stop``, on bucket boundaries."""
+        task, part = self.task, slice(start, len(self.values) if stop is None else stop)
+        values = self.values[part]
+        with task.ledger.timed("encode"):
+            return task.codec.encode(
+                values,
+                task.layout(self.shot, len(values)),
+                task.shots[self.shot].levels,
+                task.key(self.shot, self.element + start),
+                task.stamp(self.shot, task.communicator.rank),
+                None if self.residual is None else self.residual[part],
+            )
+
+    def observe(self) -> None:
+        """Tell the observer, if there is one, once a collective is under way and time would pass anyway."""
+        if self.task.observe is not None:
+            self.task.observe(self.shot, self.seen, self.task.key(self.shot, self.element))
 
 
 class ExchangeFunction(Protocol):

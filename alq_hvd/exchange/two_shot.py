@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from alq_hvd.codec.base import Bytes, Values
-from alq_hvd.exchange.base import Exchange, Task
+from alq_hvd.exchange.base import Exchange, Hop, Task
 from alq_hvd.exchange.chunks import Chunk, deal
 
 
@@ -25,25 +27,22 @@ def two_shot(values: Values, task: Task) -> Exchange:
     arrays, rank, size = task.codec.arrays, task.communicator.rank, task.communicator.size
     elements, unit = len(values), task.shots[0].config.bucket_size
     chunks = deal(elements, unit, size)
-    records = [_encode(task, 0, values[chunk.start : chunk.stop], chunk) for chunk in chunks]
+    hop, nothing = task.hop(0, values), arrays.as_bytes(values[:0])
+    records = [hop.encode(chunk.start, chunk.stop) if chunk.elements else nothing for chunk in chunks]
     task.ledger.sent(sum(map(len, records)) - len(records[rank]))
     pending = task.carrier.alltoall(records, f"{task.name}.shot0")
-    task.observe(0, values, task.key(0))
+    hop.observe()
     received = yield pending
 
     own = chunks[rank]
-    total = arrays.room_for_sum(values[own.start : own.stop])
-    if own.elements:
-        with task.ledger.timed("decode"):
-            task.decode_sum(0, received, own.elements, range(size), 1.0, total)
-    record = _encode(task, 1, total, own)
+    record, again = _recode(task, received, own, values) if own.elements else (nothing, None)
     # Chunks differ by a bucket at most. All-gather wants equal lengths: zeros fill up the shorter records.
     lengths = [task.layout(1, chunk.elements).record_bytes if chunk.elements else 0 for chunk in chunks]
     padded = arrays.padded(record, max(lengths))
     task.ledger.sent((size - 1) * len(padded))
     pending = task.carrier.allgather(padded, f"{task.name}.shot1")
-    if own.elements:
-        task.observe(1, total, task.key(1, own.start))
+    if again is not None:
+        again.observe()
     sums = yield pending
 
     def decode(scale: float, out: Values) -> None:
@@ -55,6 +54,22 @@ def two_shot(values: Values, task: Task) -> Exchange:
     return decode
 
 
-def _encode(task: Task, shot: int, values: Values, chunk: Chunk) -> Bytes:
-    """Return the record of a chunk; no byte for one without elements."""
-    return task.encode(shot, values, chunk.start) if chunk.elements else task.codec.arrays.as_bytes(values)
+def _recode(task: Task, records: Sequence[Bytes], own: Chunk, values: Values) -> tuple[Bytes, Hop | None]:
+    """Return the record of the sum of ``records``, and the sum itself where it is observed or has a residual.
+
+    Elsewhere the sum need not exist anywhere as a whole: a device adds, and encodes again, without leaving the chip.
+    """
+    room, senders = values[own.start : own.stop], range(len(records))
+    if task.is_unseen(1):
+        levels, levels_again = (shot.levels for shot in task.shots)
+        layout, again = (task.layout(shot, own.elements) for shot in (0, 1))
+        stamps, stamp = [task.stamp(0, sender) for sender in senders], task.stamp(1, task.communicator.rank)
+        with task.ledger.timed("encode"):
+            key = task.key(1, own.start)
+            record = task.codec.recode(records, layout, levels, stamps, room, again, levels_again, key, stamp)
+        return record, None
+    total = task.codec.arrays.room_for_sum(room)
+    with task.ledger.timed("decode"):
+        task.decode_sum(0, records, own.elements, senders, 1.0, total)
+    hop = task.hop(1, total, own.start)
+    return hop.encode(), hop

@@ -40,6 +40,7 @@ def build(options: argparse.Namespace, model: torch.nn.Module) -> Any:
         measure_every=options.log_every,
         schedule=options.adapt_at or options.adapt_every,
         rotate=options.rotate or None,  # None: as the method has it
+        error_feedback=options.error_feedback,
         break_even=options.measure_break_even,
         named_parameters=model.named_parameters(),
     )

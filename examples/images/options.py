@@ -37,6 +37,9 @@ def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | 
     )
     method.add_argument("--rotate", action="store_true", help="rotate buckets first: less variance, more arithmetic")
     method.add_argument(
+        "--error-feedback", action="store_true", help="add what a record lost of a gradient to the next one"
+    )
+    method.add_argument(
         "--exchange", choices=NAMES, default=AUTO, help="how records become a sum (default: auto; docs/exchange.md)"
     )
     method.add_argument(
@@ -74,7 +77,8 @@ def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | 
     options = parser.parse_args(arguments)
     default = methods[options.compression]
     options.bits = options.bits or default
-    described = (f" {options.bits} bits" if default else "") + (" rotated" if options.rotate else "")
+    described = (f" {options.bits} bits" if default else "") + " rotated" * options.rotate
+    described += " feedback" * options.error_feedback
     options.label = options.label or options.compression + described
     options.output = options.output or Path("runs") / options.label.replace(" ", "-")
     return options

@@ -50,9 +50,10 @@ def test_recode_is_decode_and_encode(codec: CudaCodec, widths: tuple[int, int], 
     cuda_cases.check_recode(codec, widths, bucket_size, 100_003)
 
 
+@pytest.mark.parametrize("clip", [None, 1.5])
 @pytest.mark.parametrize("bucket_size", [512, 1000])
-def test_error_feedback(codec: CudaCodec, bucket_size: int) -> None:
-    cuda_cases.check_error_feedback(codec, bucket_size, 70_001)
+def test_error_feedback(codec: CudaCodec, bucket_size: int, clip: float | None) -> None:
+    cuda_cases.check_error_feedback(codec, bucket_size, clip, 70_001)
 
 
 @pytest.mark.parametrize("config", [QuantiserConfig(3, 512), QuantiserConfig(3, 1000, "linf", 2.5)])

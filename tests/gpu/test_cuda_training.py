@@ -42,6 +42,12 @@ def test_weights_are_those_of_the_native_codec(exchange: str, dtype: str, names:
     assert run(3, ["cuda"], **options) == run(3, ["native"], **options)
 
 
+@pytest.mark.parametrize("exchange", ["allgather", "two_shot"])
+def test_error_feedback_is_that_of_the_native_codec(exchange: str) -> None:
+    options: dict[str, Any] = {"exchange": exchange, "dtype": "bfloat16", "schedule": [], "error_feedback": True}
+    assert run(3, ["cuda"], **options) == run(3, ["native"], **options)
+
+
 def test_ranks_with_different_codecs_train_together() -> None:
     options: dict[str, Any] = {"exchange": "two_shot", "schedule": []}
     assert run(3, ["native", "cuda"], **options) == run(3, ["native"], **options)

@@ -23,6 +23,7 @@ CASES = (
     "one_node",
     "rotated",
     "eden",
+    "feedback",
 )
 
 

@@ -139,22 +139,28 @@ def check_recode(codec: CudaCodec, widths: tuple[int, int], bucket_size: int, el
     whole = [REFERENCE.encode(gradient(elements, 512, stamp.sender), layout, levels, KEY, stamp) for stamp in stamps]
     stamp = Stamp(wide.digest, 2, 1)
     records = [on_device(codec, record) for record in whole]
-    got = codec.recode(records, layout, levels, stamps, 0.25, again, wide, KEY, stamp)
-    summed = REFERENCE.decode_sum(whole, layout, levels, stamps, 0.25)
+    room = torch.empty(elements, device=codec.device.name)
+    got = codec.recode(records, layout, levels, stamps, room, again, wide, KEY, stamp)
+    summed = REFERENCE.decode_sum(whole, layout, levels, stamps, 1.0)
     assert np.array_equal(on_host(got), REFERENCE.encode(summed, again, wide, KEY, stamp))
     codec.raise_for_damage()
 
 
-def check_error_feedback(codec: CudaCodec, bucket_size: int, elements: int) -> None:
-    """Add what was lost before, and keep what is lost now."""
-    values, residual = (np.random.default_rng(seed).normal(size=elements).astype(np.float32) for seed in (0, 1))
-    levels = levels_of(8)
-    layout, stamp = RecordLayout(elements, QuantiserConfig(3, bucket_size)), Stamp(levels.digest, 2, 3)
-    kept = on_device(codec, residual)
-    record = on_host(codec.encode(split(on_device(codec, values)), layout, levels, KEY, stamp, residual=kept))
-    assert np.array_equal(record, REFERENCE.encode(values + residual, layout, levels, KEY, stamp))
-    lost = values + residual - REFERENCE.decode_sum([record], layout, levels, [stamp], 1.0)
-    assert np.array_equal(on_host(kept), lost)
+def check_error_feedback(codec: CudaCodec, bucket_size: int, clip: float | None, elements: int) -> None:
+    """Keep what was lost, clipped coordinates included."""
+    layout = RecordLayout(elements, QuantiserConfig(3, bucket_size, clip=clip))
+    check_residual(codec, layout, levels_of(8), KEY)
+
+
+def check_residual(codec: CudaCodec, layout: RecordLayout, levels: Levels, key: StreamKey) -> None:
+    """Add what was lost before, and keep what is lost now, in the gradient's own coordinates: nothing beside NaN."""
+    values = gradient(layout.elements, layout.quantiser.bucket_size)
+    residual = np.random.default_rng(1).normal(size=layout.elements).astype(np.float32) * np.float32(1e-3)
+    stamp, kept = Stamp(levels.digest, 2, 3), on_device(codec, residual)
+    record = on_host(codec.encode(split(on_device(codec, values)), layout, levels, key, stamp, residual=kept))
+    expected = residual.copy()
+    assert np.array_equal(record, REFERENCE.encode(values, layout, levels, key, stamp, expected))
+    assert np.array_equal(on_host(kept), expected)
 
 
 def check_statistics(codec: CudaCodec, config: QuantiserConfig, elements: int) -> None:

@@ -15,7 +15,17 @@ from alq_hvd.errors import WireFormatError
 from alq_hvd.levels import Levels
 from alq_hvd.policies.lloyd_max import lloyd_max
 from alq_hvd.wire import RecordLayout, Stamp
-from tests.support.cuda_cases import KEY, REFERENCE, check_record, gradient, levels_of, on_device, on_host, split
+from tests.support.cuda_cases import (
+    KEY,
+    REFERENCE,
+    check_record,
+    check_residual,
+    gradient,
+    levels_of,
+    on_device,
+    on_host,
+    split,
+)
 
 KINDS = ("l2", "linf", "nearest")
 """Stochastic rounding with either norm, and rounding to the nearest, which rotates twice."""
@@ -101,19 +111,14 @@ def check_recode(codec: CudaCodec, kinds: tuple[str, str], bucket_sizes: tuple[i
     ]
     stamp, key = Stamp(wide.digest, 2, 1), stream_key(seed=1, step=2, rank=1, group=4, shot=1).at(8192)
     records = [on_device(codec, record) for record in whole]
-    got = codec.recode(records, layouts[0], levels, stamps, 0.25, layouts[1], wide, key, stamp)
-    summed = REFERENCE.decode_sum(whole, layouts[0], levels, stamps, 0.25)
+    room = torch.empty(elements, device=codec.device.name)
+    got = codec.recode(records, layouts[0], levels, stamps, room, layouts[1], wide, key, stamp)
+    summed = REFERENCE.decode_sum(whole, layouts[0], levels, stamps, 1.0)
     assert np.array_equal(on_host(got), REFERENCE.encode(summed, layouts[1], wide, key, stamp))
     codec.raise_for_damage()
 
 
 def check_error_feedback(codec: CudaCodec, kind: str, bucket_size: int, elements: int) -> None:
-    """Add what was lost before, and keep what is lost now, in the gradient's own coordinates."""
-    values, residual = (np.random.default_rng(seed).normal(size=elements).astype(np.float32) for seed in (0, 1))
-    levels, layout = table_of(kind, 3), RecordLayout(elements, config_of(kind, 3, bucket_size))
-    stamp = Stamp(levels.digest, 2, 3)
-    kept = on_device(codec, residual)
-    record = on_host(codec.encode(split(on_device(codec, values)), layout, levels, STARTED, stamp, residual=kept))
-    assert np.array_equal(record, REFERENCE.encode(values + residual, layout, levels, STARTED, stamp))
-    lost = values + residual - REFERENCE.decode_sum([record], layout, levels, [stamp], 1.0)
-    assert np.array_equal(on_host(kept), lost)
+    """Keep what was lost."""
+    layout = RecordLayout(elements, config_of(kind, 3, bucket_size))
+    check_residual(codec, layout, table_of(kind, 3), STARTED)

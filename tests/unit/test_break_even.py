@@ -91,7 +91,7 @@ def test_measuring_leaves_no_trace_in_statistics_counters_and_random_numbers() -
         aggregator.connect(ranks, ranks)
         if settle:
             aggregator.settle([2000], average_over(ranks))
-            assert aggregator.exchange == "two_shot"
+            assert aggregator.exchange.name == "two_shot"
         aggregator.start(0, gradient(ranks.rank, 2000))
         total = aggregator.result(0, 1.0)
         aggregator.end_step()
@@ -170,10 +170,12 @@ def test_a_resumed_run_takes_over_the_decision_and_measures_nothing(monkeypatch:
 
     monkeypatch.setattr(trial, "decide", lambda lines, groups: Decision(PLAIN, {"fp32": 1.0, "two_shot": 2.0}))
     same = LoopbackWorld(2).run(lambda ranks: settled(ranks, state))
-    assert all(aggregator.decision == Decision("two_shot", {"fp32": 2.0, "two_shot": 1.0}) for aggregator in same)
-    assert all(aggregator.exchange == "two_shot" for aggregator in same)
+    assert all(
+        aggregator.exchange.decision == Decision("two_shot", {"fp32": 2.0, "two_shot": 1.0}) for aggregator in same
+    )
+    assert all(aggregator.exchange.name == "two_shot" for aggregator in same)
     other = LoopbackWorld(3).run(lambda ranks: settled(ranks, state))
-    assert all(aggregator.decision.choice == PLAIN for aggregator in other if aggregator.decision)
+    assert all(aggregator.exchange.decision.choice == PLAIN for aggregator in other if aggregator.exchange.decision)
     assert all(aggregator.state_dict()["break_even"]["ranks"] == 3 for aggregator in other)
 
 

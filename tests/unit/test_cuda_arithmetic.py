@@ -100,9 +100,10 @@ def test_recoding_is_decoding_and_encoding(codec: CudaCodec, widths: tuple[int, 
     cuda_cases.check_recode(codec, widths, bucket_size, 9003)
 
 
+@pytest.mark.parametrize("clip", [None, 1.5])
 @pytest.mark.parametrize("bucket_size", [512, 1000])
-def test_error_feedback_keeps_what_was_lost(codec: CudaCodec, bucket_size: int) -> None:
-    cuda_cases.check_error_feedback(codec, bucket_size, 5003)
+def test_error_feedback_keeps_what_was_lost(codec: CudaCodec, bucket_size: int, clip: float | None) -> None:
+    cuda_cases.check_error_feedback(codec, bucket_size, clip, 5003)
 
 
 @pytest.mark.parametrize("config", [QuantiserConfig(3, 512), QuantiserConfig(3, 1000, "linf", 2.5)])

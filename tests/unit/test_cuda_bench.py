@@ -45,7 +45,7 @@ def rates() -> list[Rate]:
 
 def test_rows_of_the_benchmark(rates: list[Rate]) -> None:
     kinds = [(False, "stochastic"), (True, "stochastic"), (True, "nearest")]
-    operations = [("encode", 1), ("decode_sum", 1), ("decode_sum", 4), ("recode", 4), ("decode_sum", 8)]
+    operations = [("encode", 1), ("feedback", 1), ("recode", 4), *(("decode_sum", count) for count in (1, 4, 8))]
     expected = {(name, ranks, *kind, "float32", 1) for name, ranks in operations for kind in kinds}
     for dtype in ("float16", "bfloat16"):
         expected |= {(name, 1, False, "stochastic", dtype, 1) for name in ("encode", "decode_sum")}
@@ -72,7 +72,11 @@ def test_161_tensors_are_encoded_in_two_launches() -> None:
 
 
 def test_bytes_moved() -> None:
-    """A copy moves 8 bytes an element; 16-bit values 2; the middle of a two-shot reads and writes codes alone."""
+    """A copy moves 8 bytes an element; 16-bit values 2; the middle of a two-shot reads and writes codes alone.
+
+    Error feedback reads and writes a float32 more.
+    """
     half = Rate("cuda", "encode", 4, 1, 100, 5.0, 10.0, dtype="float16")
     assert half.share_of_bandwidth == 0.5 * 2.5 / 8
+    assert Rate("cuda", "feedback", 4, 1, 100, 5.0, 10.0).share_of_bandwidth == 0.5 * 12.5 / 8
     assert Rate("cuda", "recode", 4, 3, 100, 5.0, 10.0).share_of_bandwidth == 0.5 * 2 / 8

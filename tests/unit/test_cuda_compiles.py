@@ -24,7 +24,7 @@ ARGUMENTS = {
     "const float*, uint32_t, uint32_t*, float*",
     "decode_sum": DECODE,
     "decode_rotated": f"{DECODE}, int",
-    "recode": f"alq::Records, alq::Group, {TABLES}, float, uint32_t*, alq::Group, {TABLES}, {KEY}, uint32_t, int, "
+    "recode": f"alq::Records, alq::Group, {TABLES}, uint32_t*, alq::Group, {TABLES}, {KEY}, uint32_t, int, "
     "uint32_t, uint32_t*",
     "bucket_norms": "alq::Group, alq::Tensors<T>, float*, float*",
     "statistics": "alq::Group, alq::Tensors<T>, const float*, const float*, alq::Bins, double*, double*, double*",

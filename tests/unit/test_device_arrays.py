@@ -141,7 +141,7 @@ def test_all_that_a_codec_and_its_arrays_start_is_in_one_order() -> None:
     calls = [
         lambda: codec.encode(values, layout, levels, KEY, stamp),
         lambda: codec.decode_sum([record], layout, levels, [stamp], 1.0),
-        lambda: codec.recode([record], layout, levels, [stamp], 1.0, layout, levels, KEY, stamp),
+        lambda: codec.recode([record], layout, levels, [stamp], values, layout, levels, KEY, stamp),
         lambda: codec.statistics(values, config, 2),
         lambda: arrays.depart([record]),
         lambda: arrays.arrive([record.numpy()]),

@@ -75,6 +75,17 @@ def test_weights_are_the_same_where_buckets_are_rotated(exchange: str, rotated: 
     assert run(3, on_device, **options) == run(3, on_host, **options)
 
 
+@pytest.mark.parametrize("exchange", ["allgather", "two_shot", "hierarchical"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_error_feedback_on_the_device_is_that_of_the_host(exchange: str, dtype: torch.dtype) -> None:
+    """Levels are fitted once, to gradients with their residuals; where nobody looks, the device adds them unseen."""
+    options: dict[str, Any] = {"exchange": exchange, "dtype": dtype, "error_feedback": True, "schedule": [1]}
+    places = {"place": grid(2, 2)} if exchange == "hierarchical" else {}
+    expected = run(4, on_host, **options, **places)
+    assert run(4, on_device, **options, **places) == expected
+    assert run(4, on_host, **{**options, "error_feedback": False}, **places) != expected
+
+
 @pytest.mark.parametrize("bucket_size", [64, 100])
 def test_levels_fitted_to_what_the_device_counted_are_the_same(bucket_size: int) -> None:
     """Statistics of both shots are counted on the device at steps 0 and 2; 100 takes the kernels of other sizes."""

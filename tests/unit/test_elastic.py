@@ -200,6 +200,35 @@ def test_exchange_and_bytes_belong_to_the_world_and_bytes_total_to_the_rank() ->
     assert choose("auto", 8, (3, 3), 64) != choose("auto", 2, (3, 3), 64)
 
 
+def test_a_rank_that_keeps_its_place_keeps_its_residuals_and_a_world_of_another_size_has_none() -> None:
+    options = {"error_feedback": True, "schedule": []}
+    old = first_world(2, **options)
+
+    def entries(process: Process) -> list[Any]:
+        return process.compression.state_dict()["residuals"]["entries"]  # type: ignore[no-any-return]
+
+    committed = [[entry["values"] for entry in entries(process)] for process in old]
+    assert all(committed)
+
+    def unfinished(ranks: LoopbackCommunicator) -> None:
+        old[ranks.rank].place.inner = ranks
+        old[ranks.rank].step(2)
+        old[ranks.rank].handler.restore()
+
+    LoopbackWorld(2).run(unfinished)
+
+    def found(process: Process) -> None:
+        rank, kept = process.place.rank, [entry["values"] for entry in entries(process)]
+        assert len(kept) == (len(committed[0]) if rank == 0 else 0)
+        assert all(torch.equal(*pair) for pair in zip(kept, committed[0], strict=False))
+
+    same_size, results = next_world(old[:1], 2, range(2, 4), found, **options)
+    state = {**same_size[0].compression.state_dict(), "residuals": {"owner": None, "entries": []}}
+    assert results[0] == results[1]
+    _, results = next_world(same_size, 3, range(4, 5), **options)
+    assert results[0] == results[1] == results[2] == restarted(state, 3, range(4, 5), **options)
+
+
 def test_a_gradient_that_was_sparse_is_expected_dense_again() -> None:
     """New ranks do not know that an embedding's gradient was sparse: all learn it again, together."""
 

@@ -207,6 +207,6 @@ def test_an_impossible_exchange_says_what_is_valid(options: dict[str, Any], mess
 )  # fmt: skip
 def test_auto_takes_two_shot_where_it_sends_less_than_half(ranks: int, bits: Any, chosen: str) -> None:
     def program(ranks: LoopbackCommunicator) -> str:
-        return aggregate(ranks, 1000, bits=bits)[1].exchange
+        return aggregate(ranks, 1000, bits=bits)[1].exchange.name
 
     assert set(LoopbackWorld(ranks).run(program)) == {chosen}

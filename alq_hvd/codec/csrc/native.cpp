@@ -8,6 +8,7 @@
 #include <atomic>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -83,28 +84,63 @@ std::unique_ptr<float[]> scratch_for(const Quantiser& quantiser) {
   return std::unique_ptr<float[]>(new float[scratch_elements(quantiser) + 1]);
 }
 
-// Return the checksum of the record.
+// Error feedback is added, encoded, decoded and kept in strips of about this many elements, which stay in a cache.
+constexpr int64_t kFeedbackElements = 1 << 14;
+
+// Write scale * sum of the records for the elements begin <= e < end, which both start and, but for the last, end at a
+// multiple of the strip in which buckets and tiles fall together.
+void decode_range(const Kernels& kernels, const std::vector<const uint8_t*>& records, int64_t begin, int64_t end,
+                  const Quantiser& quantiser, const Table& table, RecordOffsets offsets, float scale, float* out) {
+  const int count = static_cast<int>(records.size());
+  if (!quantiser.rounds) {
+    kernels.decode_sum(records.data(), count, begin, end, quantiser, table, offsets, scale, out);
+    return;
+  }
+  const int64_t strip = std::lcm(quantiser.bucket_size, int64_t{kTile});
+  const std::unique_ptr<float[]> scratch(new float[count > 1 ? std::min(strip, end - begin) : 0]);
+  kernels.decode_rotated(records.data(), count, begin, end, quantiser, table, offsets, scale, strip, scratch.get(), out);
+}
+
+// Return the checksum of the record. A residual, as long as `values`, is added to them first and takes what the record has
+// lost.
 uint32_t encode(const std::string& isa, const FloatArray& values, ByteArray record, int64_t norms_offset,
             int64_t codes_offset, int bits, int64_t bucket_size, bool maximum_norm, double clip,
             const FloatArray& levels, const FloatArray& inverse_gaps, uint32_t key_first, uint32_t key_second,
-            uint32_t first_element, int threads, int rounds, double reach, uint32_t signs_first, uint32_t signs_second) {
+            uint32_t first_element, int threads, int rounds, double reach, uint32_t signs_first, uint32_t signs_second,
+            std::optional<FloatArray> residual) {
   const Quantiser quantiser =
       checked_quantiser(bits, bucket_size, maximum_norm, clip, rounds, reach, {signs_first, signs_second});
   const Table table = checked_table(levels, inverse_gaps, bits);
   const Kernels& kernels = kernels_named(isa);
   const int64_t elements = values.size();
   check_record(record.size(), elements, quantiser, norms_offset, codes_offset);
+  if (residual && residual->size() != elements) throw std::invalid_argument("residual must be as long as values");
   const float* from = values.data();
+  float* const kept = residual ? residual->mutable_data() : nullptr;
+  const std::vector<const uint8_t*> own = {record.data()};
   auto* norms = reinterpret_cast<float*>(record.mutable_data() + norms_offset);
   auto* words = reinterpret_cast<uint32_t*>(record.mutable_data() + codes_offset);
   py::gil_scoped_release unlocked;
   std::atomic<uint32_t> check(0);
   // A thread takes whole buckets and whole tiles, so that none writes a word or norm of another's.
-  parallel_ranges(threads, elements, std::lcm(bucket_size, int64_t{kTile}), [&](int64_t begin, int64_t end, int) {
+  const int64_t strip = std::lcm(bucket_size, int64_t{kTile});
+  parallel_ranges(threads, elements, strip, [&](int64_t begin, int64_t end, int) {
     const auto scratch = scratch_for(quantiser);
-    check += kernels.encode(from + begin, end - begin, quantiser, table, {key_first, key_second},
-                            first_element + static_cast<uint32_t>(begin), scratch.get(), norms + begin / bucket_size,
-                            words + begin / kTile * bits * kLanes);
+    const auto encode_range = [&](const float* of, int64_t first, int64_t last) {
+      check += kernels.encode(of + first, last - first, quantiser, table, {key_first, key_second},
+                              first_element + static_cast<uint32_t>(first), scratch.get(), norms + first / bucket_size,
+                              words + first / kTile * bits * kLanes);
+    };
+    if (!kept) return encode_range(from, begin, end);
+    const int64_t step = (kFeedbackElements + strip - 1) / strip * strip;
+    const std::unique_ptr<float[]> decoded(new float[std::min(step, end - begin)]);
+    for (int64_t first = begin; first < end; first += step) {
+      const int64_t last = std::min(first + step, end);
+      for (int64_t i = first; i < last; ++i) kept[i] += from[i];
+      encode_range(kept, first, last);
+      decode_range(kernels, own, first, last, quantiser, table, {norms_offset, codes_offset}, 1, decoded.get() - first);
+      for (int64_t i = first; i < last; ++i) kept[i] = lost(kept[i], decoded[i - first]);
+    }
   });
   return check;
 }
@@ -123,18 +159,9 @@ void decode_sum(const std::string& isa, const std::vector<ByteArray>& records, F
   }
   float* to = out.mutable_data();
   py::gil_scoped_release unlocked;
-  const int count = static_cast<int>(starts.size());
-  const RecordOffsets offsets = {norms_offset, codes_offset};
-  if (!rounds) {
-    parallel_ranges(threads, elements, kTile, [&](int64_t begin, int64_t end, int) {
-      kernels.decode_sum(starts.data(), count, begin, end, quantiser, table, offsets, scale, to);
-    });
-    return;
-  }
-  const int64_t strip = std::lcm(bucket_size, int64_t{kTile});
-  parallel_ranges(threads, elements, strip, [&](int64_t begin, int64_t end, int) {
-    const std::unique_ptr<float[]> scratch(new float[count > 1 ? std::min(strip, end - begin) : 0]);
-    kernels.decode_rotated(starts.data(), count, begin, end, quantiser, table, offsets, scale, strip, scratch.get(), to);
+  const int64_t alignment = rounds ? std::lcm(bucket_size, int64_t{kTile}) : kTile;
+  parallel_ranges(threads, elements, alignment, [&](int64_t begin, int64_t end, int) {
+    decode_range(kernels, starts, begin, end, quantiser, table, {norms_offset, codes_offset}, scale, to);
   });
 }
 
@@ -177,8 +204,9 @@ PYBIND11_MODULE(_native, module) {
              py::arg("maximum_norm"), py::arg("clip"), py::arg("levels").noconvert(),
              py::arg("inverse_gaps").noconvert(), py::arg("key_first"), py::arg("key_second"),
              py::arg("first_element"), py::arg("threads") = 1, py::arg("rounds") = 0, py::arg("reach") = 0.0,
-             py::arg("signs_first") = 0, py::arg("signs_second") = 0,
-             "Write the norms and packed codes of values into record, whose other bytes are zero; return its checksum.");
+             py::arg("signs_first") = 0, py::arg("signs_second") = 0, py::arg("residual").noconvert() = py::none(),
+             "Write the norms and packed codes of values into record, whose other bytes are zero; return its checksum. "
+             "A residual is added to the values first, and takes what the record has lost.");
   module.def("decode_sum", &alq::decode_sum, py::arg("isa"), py::arg("records").noconvert(),
              py::arg("out").noconvert(), py::kw_only(), py::arg("norms_offset"), py::arg("codes_offset"),
              py::arg("bits"), py::arg("bucket_size"), py::arg("levels").noconvert(),

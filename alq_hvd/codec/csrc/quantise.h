@@ -109,4 +109,11 @@ ALQ_INLINE Float dequantise(Float norm, Float level) {
   return norm * level;
 }
 
+// What a record keeps back of a coordinate, for error feedback to add to the next one. Where either is not finite, as in
+// a bucket with NaN, that is nothing: it would come back at every step.
+ALQ_INLINE float lost(float value, float decoded) {
+  const float rest = value - decoded;
+  return rest - rest == 0 ? rest : 0;
+}
+
 }  // namespace alq

@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kThreads, fits ? 3 : 2) keep_lost(Group group,
   rotate<true, true>(x, group.bucket_size, group.rounds, group.signs, first_element + begin, size);
   auto cursor = tensors.cursor();
   for (int i = threadIdx.x; i < size; i += kThreads)
-    residual[begin + i] = tensors.load(begin + i, cursor) - (0.0f + x[i]);
+    residual[begin + i] = lost(tensors.load(begin + i, cursor), 0.0f + x[i]);
 }
 
 }  // namespace alq

@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kThreads) decode_sum(Records records, Group gr
 
 // The middle of a two-shot: decode and sum `records`, and encode the sum again, a chunk a block, without leaving the chip.
 template <int B, int Again>
-__global__ void __launch_bounds__(kThreads, 3) recode(Records records, Group group, const Tables* tables, float scale, uint32_t* checks,
+__global__ void __launch_bounds__(kThreads, 3) recode(Records records, Group group, const Tables* tables, uint32_t* checks,
                        Group again, const Tables* tables_again, StreamKey key, uint32_t first_element, int chunk_size,
                        uint32_t codes_offset, uint32_t* record) {
   ALQ_DYNAMIC_SHARED(float, chunk);
@@ -104,12 +104,12 @@ __global__ void __launch_bounds__(kThreads, 3) recode(Records records, Group gro
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
       const int i = tile * kTile + row * kLanes + threadIdx.x % kLanes;
-      if (i < size) chunk[i] = scale * sums[row];
+      if (i < size) chunk[i] = sums[row];
     }
   }
   __syncthreads();
   encode_chunk<Again, false>(again, tables_again, key, first_element, begin, size, Coordinates<false>{chunk}, shared,
-                             codes_offset, record, [](int, float, float) {});
+                             codes_offset, record, [](int, float) {});
 }
 
 // Compare the words that were read with each record's checksum, keep what is wrong in *status, and clear `checks`. One block.

@@ -36,7 +36,7 @@ struct Shared {
 };
 
 // Encode the chunk of `size` elements from `begin` on, which lies in shared memory as it is quantised but for clipping;
-// `keep(i, value, decoded)` takes coordinate i of it, and what its receiver will see.
+// `keep(i, decoded)` takes the number of a coordinate, and what its receiver will see there.
 template <int B, bool nearest, bool gaps, typename Keep>
 ALQ_DEVICE void encode_chunk(const Group& group, const Tables* tables, StreamKey key, uint32_t first_element,
                              uint32_t begin, int size, Coordinates<gaps> chunk, Shared& shared, uint32_t codes_offset,
@@ -86,7 +86,7 @@ ALQ_DEVICE void encode_chunk(const Group& group, const Tables* tables, StreamKey
     const auto value = [&](int row) { return values[row * Coordinates<gaps>::kRowStep]; };
     check += pack_tile<B>(
         q, begin + first, size - first < kTile ? size - first : kTile, nearest, units, value,
-        [&](int row, float decoded) { keep(first + row * kLanes + lane, value(row), decoded); },
+        [&](int row, float decoded) { keep(first + row * kLanes + lane, decoded); },
         record + codes_offset + (begin + first) / kTile * (B * kLanes));
   }
   add_from_warp(&shared.check, check);
@@ -113,8 +113,9 @@ __global__ void __launch_bounds__(kThreads) encode(Group group, Tensors<T> tenso
       if (i < size) chunk[i] = rows[row];
   }
   encode_chunk<B, false>(group, tables, key, first_element, begin, size, Coordinates<false>{chunk}, shared, codes_offset,
-                         record, [&](int i, float value, float decoded) {
-                           if (residual) residual[begin + i] = value - decoded;
+                         record, [&](int i, float decoded) {
+                           // Read again, for clipping has changed the chunk, and what it cut off is lost, too.
+                           if (residual) residual[begin + i] = lost(tensors.load(begin + i, cursor), decoded);
                          });
 }
 
@@ -139,15 +140,16 @@ __global__ void __launch_bounds__(kThreads) encode_with_norms(Group group, Tenso
     const uint32_t rest = group.elements - begin < kTile ? group.elements - begin : kTile, lane = threadIdx.x % kLanes;
     auto cursor = tensors.cursor();
     const auto bucket_of = [&](int row) { return (begin + row * kLanes + lane) / d; };
+    const auto given = [&](int row) { return tensors.load(begin + row * kLanes + lane, cursor); };
     const auto value = [&](int row) {
       const float limit = limits[bucket_of(row)];
-      return clamp(tensors.load(begin + row * kLanes + lane, cursor), -limit, limit);
+      return clamp(given(row), -limit, limit);
     };
     check = pack_tile<B>(
         q, begin, rest, group.reach > 0,
         [&](int row) { return make_unit(norms[bucket_of(row)], sent[bucket_of(row)], q.smallest_level); }, value,
         [&](int row, float decoded) {
-          if (kept) kept[begin + row * kLanes + lane] = group.rounds ? 0.0f + decoded : value(row) - decoded;
+          if (kept) kept[begin + row * kLanes + lane] = group.rounds ? 0.0f + decoded : lost(given(row), decoded);
         },
         record + codes_offset + begin / kTile * (B * kLanes));
     for (uint32_t j = (begin + d - 1) / d + lane; static_cast<uint64_t>(j) * d < begin + rest; j += kLanes) {

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads, 3) encode_rotated(Group group, Tenso
   __syncthreads();
   rotate<false, false>(chunk, d, rounds, group.signs, first_element + begin, size);
   encode_chunk<B, nearest>(group, tables, key, first_element, begin, size, chunk, shared, codes_offset, record,
-                           [&](int i, float, float decoded) {
+                           [&](int i, float decoded) {
                              if (residual) chunk[i] = 0.0f + decoded;
                            });
   if (!residual) return;
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads, 3) encode_rotated(Group group, Tenso
     outer.change(start, kSqrtTwo, &chunk[start + threadIdx.x % kLanes]);
 #pragma unroll 1
     for (int i = start + threadIdx.x % kLanes; i < start + kTile && i < size; i += kLanes)
-      residual[begin + i] = tensors.load(begin + i, cursor) - (0.0f + chunk[i]);
+      residual[begin + i] = lost(tensors.load(begin + i, cursor), 0.0f + chunk[i]);
   }
 }
 

@@ -66,6 +66,7 @@ def main(results: Path) -> None:
         "rotated": run("optimal", exchange="two_shot", bits=3, rotate=True),
         "eden": run("eden", exchange="hierarchical", ranks_per_node=2, bits=3, name="eden"),
         "allgather": run("alq", exchange="allgather", bits=4),
+        "feedback": run("alq", exchange="two_shot", bits=(3, 4), error_feedback=True),
     }
     (results / f"{hvd.rank()}.json").write_text(json.dumps(outcome))
 
