@@ -6,8 +6,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <memory>
-#include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -15,6 +13,7 @@
 
 #include "kernels.h"
 #include "parallel.h"
+#include "ranges.h"
 #include "table.h"
 
 namespace py = pybind11;
@@ -80,27 +79,6 @@ void check_record(int64_t record_bytes, int64_t elements, const Quantiser& quant
                                 std::to_string(codes_bytes) + " behind offset " + std::to_string(codes_offset));
 }
 
-std::unique_ptr<float[]> scratch_for(const Quantiser& quantiser) {
-  return std::unique_ptr<float[]>(new float[scratch_elements(quantiser) + 1]);
-}
-
-// Error feedback is added, encoded, decoded and kept in strips of about this many elements, which stay in a cache.
-constexpr int64_t kFeedbackElements = 1 << 14;
-
-// Write scale * sum of the records for the elements begin <= e < end, which both start and, but for the last, end at a
-// multiple of the strip in which buckets and tiles fall together.
-void decode_range(const Kernels& kernels, const std::vector<const uint8_t*>& records, int64_t begin, int64_t end,
-                  const Quantiser& quantiser, const Table& table, RecordOffsets offsets, float scale, float* out) {
-  const int count = static_cast<int>(records.size());
-  if (!quantiser.rounds) {
-    kernels.decode_sum(records.data(), count, begin, end, quantiser, table, offsets, scale, out);
-    return;
-  }
-  const int64_t strip = std::lcm(quantiser.bucket_size, int64_t{kTile});
-  const std::unique_ptr<float[]> scratch(new float[count > 1 ? std::min(strip, end - begin) : 0]);
-  kernels.decode_rotated(records.data(), count, begin, end, quantiser, table, offsets, scale, strip, scratch.get(), out);
-}
-
 // Return the checksum of the record. A residual, as long as `values`, is added to them first and takes what the record has
 // lost.
 uint32_t encode(const std::string& isa, const FloatArray& values, ByteArray record, int64_t norms_offset,
@@ -117,30 +95,15 @@ uint32_t encode(const std::string& isa, const FloatArray& values, ByteArray reco
   if (residual && residual->size() != elements) throw std::invalid_argument("residual must be as long as values");
   const float* from = values.data();
   float* const kept = residual ? residual->mutable_data() : nullptr;
-  const std::vector<const uint8_t*> own = {record.data()};
-  auto* norms = reinterpret_cast<float*>(record.mutable_data() + norms_offset);
-  auto* words = reinterpret_cast<uint32_t*>(record.mutable_data() + codes_offset);
+  uint8_t* const to = record.mutable_data();
+  const Coding coding = {kernels, quantiser, table, {norms_offset, codes_offset}};
+  const StreamKey key = {key_first, key_second};
   py::gil_scoped_release unlocked;
   std::atomic<uint32_t> check(0);
-  // A thread takes whole buckets and whole tiles, so that none writes a word or norm of another's.
-  const int64_t strip = std::lcm(bucket_size, int64_t{kTile});
-  parallel_ranges(threads, elements, strip, [&](int64_t begin, int64_t end, int) {
+  parallel_ranges(threads, elements, strip_of(quantiser), [&](int64_t begin, int64_t end, int) {
     const auto scratch = scratch_for(quantiser);
-    const auto encode_range = [&](const float* of, int64_t first, int64_t last) {
-      check += kernels.encode(of + first, last - first, quantiser, table, {key_first, key_second},
-                              first_element + static_cast<uint32_t>(first), scratch.get(), norms + first / bucket_size,
-                              words + first / kTile * bits * kLanes);
-    };
-    if (!kept) return encode_range(from, begin, end);
-    const int64_t step = (kFeedbackElements + strip - 1) / strip * strip;
-    const std::unique_ptr<float[]> decoded(new float[std::min(step, end - begin)]);
-    for (int64_t first = begin; first < end; first += step) {
-      const int64_t last = std::min(first + step, end);
-      for (int64_t i = first; i < last; ++i) kept[i] += from[i];
-      encode_range(kept, first, last);
-      decode_range(kernels, own, first, last, quantiser, table, {norms_offset, codes_offset}, 1, decoded.get() - first);
-      for (int64_t i = first; i < last; ++i) kept[i] = lost(kept[i], decoded[i - first]);
-    }
+    check += kept ? encode_range_with_feedback(coding, from, begin, end, key, first_element, scratch.get(), to, kept)
+                  : encode_range(coding, from, begin, end, key, first_element, scratch.get(), to);
   });
   return check;
 }
@@ -150,7 +113,7 @@ void decode_sum(const std::string& isa, const std::vector<ByteArray>& records, F
                 const FloatArray& inverse_gaps, float scale, int threads, int rounds) {
   const Quantiser quantiser = checked_quantiser(bits, bucket_size, false, 0, rounds, 0, {0, 0});
   const Table table = checked_table(levels, inverse_gaps, bits);
-  const Kernels& kernels = kernels_named(isa);
+  const Coding coding = {kernels_named(isa), quantiser, table, {norms_offset, codes_offset}};
   const int64_t elements = out.size();
   std::vector<const uint8_t*> starts;
   for (const ByteArray& record : records) {
@@ -159,9 +122,8 @@ void decode_sum(const std::string& isa, const std::vector<ByteArray>& records, F
   }
   float* to = out.mutable_data();
   py::gil_scoped_release unlocked;
-  const int64_t alignment = rounds ? std::lcm(bucket_size, int64_t{kTile}) : kTile;
-  parallel_ranges(threads, elements, alignment, [&](int64_t begin, int64_t end, int) {
-    decode_range(kernels, starts, begin, end, quantiser, table, {norms_offset, codes_offset}, scale, to);
+  parallel_ranges(threads, elements, rounds ? strip_of(quantiser) : kTile, [&](int64_t begin, int64_t end, int) {
+    decode_range(coding, starts, begin, end, scale, to + begin);
   });
 }
 
