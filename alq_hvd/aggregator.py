@@ -66,6 +66,7 @@ class Aggregator:
         """Leave the world: forget its ranks, its exchange, what is in flight and what the open step has gathered."""
         self._communicator: Communicator | None = None
         self._control: Communicator | None = None
+        self._owner: Owner | None = None
         self.exchange.disconnect()
         self._in_flight = GroupsInFlight(self.ledger)
         self._used: list[Codec] = []  # in the open step
@@ -85,9 +86,10 @@ class Aggregator:
 
     def lay_out(self, plan: int) -> None:
         """Say which fusion groups will come, by a number that changes with them: residuals of others are of no use."""
+        assert self._communicator is not None
+        self._owner = Owner(self._communicator.rank, self._communicator.size, plan)
         if self._residuals is not None:
-            assert self._communicator is not None
-            self._residuals.belong_to(Owner(self._communicator.rank, self._communicator.size, plan))
+            self._residuals.belong_to(self._owner)
 
     def settle(self, groups: Sequence[int], stock: Stock, codec: Codec | None = None) -> Decision:
         """Choose the exchange by time; see ``ChosenExchange.settle``.
@@ -284,5 +286,7 @@ class Aggregator:
             self.ledger.bytes_total = int(state["bytes_total"])
             if self._residuals is not None:
                 self._residuals = Residuals.from_state_dict(state["residuals"])
+                if self._owner is not None:
+                    self._residuals.belong_to(self._owner)
         except (KeyError, TypeError) as error:
             raise StateError(f"expected the result of state_dict(), got one without {error}") from error

@@ -203,14 +203,16 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold beside model and optimizer; call it between steps.
 
-        Plain Python values, the same on every rank but for counters.
+        Plain Python values, the same on every rank but for counters and, with error feedback, residuals: tensors.
         """
         if self._outstanding:
             raise CallOrderError("state_dict: expected to be called between steps, got a step with gradients in flight")
         return self._aggregator.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where ``state_dict`` was taken; call it on every rank, with the same state, before the next step.
+        """Continue where ``state_dict`` was taken; call it on every rank before the next step.
+
+        All may load the same state; residuals of error feedback are taken from a rank's own state only.
 
         Raises:
             StateError: when the state belongs to another method, width or seed, or is damaged.

@@ -165,16 +165,20 @@ def test_residuals_of_another_world_or_of_other_groups_are_dropped_and_said_to_b
 
     states = LoopbackWorld(2).run(first)
 
-    def second(ranks: LoopbackCommunicator, plan: int) -> int:
+    def second(ranks: LoopbackCommunicator, plan: int, *, late: bool = False) -> int:
         own = aggregator(ranks)
+        if late:
+            own.lay_out(plan)
         own.load_state_dict(states[0])
-        own.lay_out(plan)
+        if not late:
+            own.lay_out(plan)
         return len(own.state_dict()["residuals"]["entries"])
 
     assert LoopbackWorld(2).run(lambda ranks: second(ranks, 77)) == [2, 0]
     assert (
         "rank 1 of 2: residuals of error feedback were kept on rank 0 of 2, or for other fusion groups" in caplog.text
     )
+    assert LoopbackWorld(2).run(lambda ranks: second(ranks, 77, late=True)) == [2, 0]
     assert LoopbackWorld(3).run(lambda ranks: second(ranks, 77)) == [0, 0, 0]
     assert LoopbackWorld(2).run(lambda ranks: second(ranks, 78)) == [0, 0]
 
