@@ -227,6 +227,7 @@ class Aggregator:
             step=self.step,
             group=group,
             residuals=self._residuals,
+            direct=self._options.device_records,
         )
 
     def metrics(self) -> dict[str, Any]:

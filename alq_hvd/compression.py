@@ -17,7 +17,7 @@ from alq_hvd.aggregator import Aggregator
 from alq_hvd.codec.choice import Codecs
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.horovod import HorovodCommunicator
-from alq_hvd.connection import join, rival
+from alq_hvd.connection import join, require_device_records, rival
 from alq_hvd.errors import CallOrderError, ConfigurationError
 from alq_hvd.fusion import FusionGroups, Sampler, is_dense_float, require_all, require_convertible, sampled_groups
 from alq_hvd.handshake import agree_on_configuration, fingerprint
@@ -231,13 +231,13 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._world = communicator.world
 
     def _agree_on_plan(self, plan: FusionPlan) -> None:
-        gradients, chosen = {"gradients": plan.describe()}, self._aggregator.exchange
-        own = {**gradients, "break_even": chosen.remembered}
+        own = {"gradients": plan.describe(), "break_even": self._aggregator.exchange.remembered}
         agree_on_configuration(self.communicator, own, f"{self.options.name}.gradients")
+        require_device_records(self.options, plan, self.communicator)
         self._groups = FusionGroups(plan, self._codecs)
-        self._aggregator.lay_out(fingerprint(gradients))
+        self._aggregator.lay_out(fingerprint({"gradients": plan.describe()}))
         stock = rival(self.options, self.communicator)
-        if stock is not None and chosen.decision is None and plan.group_elements:
+        if stock is not None and self._aggregator.exchange.decision is None and plan.group_elements:
             self._plain = self._aggregator.settle(plan.group_elements, stock, self._groups.main_codec).choice == PLAIN
 
     def _fill(self, slot: Slot, gradient: Any) -> None:

@@ -6,13 +6,16 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from alq_hvd import backends
 from alq_hvd.communicator import mpi
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.horovod import HorovodCommunicator
 from alq_hvd.communicator.stock import StockAllreduce, stock_allreduce
+from alq_hvd.errors import ConfigurationError
 from alq_hvd.exchange.choice import AUTO
 from alq_hvd.handshake import MPI_LEVELS, agree_on_configuration
 from alq_hvd.options import Options
+from alq_hvd.plan import FusionPlan
 from alq_hvd.version import __version__
 
 _logger = logging.getLogger(__name__)
@@ -45,6 +48,23 @@ def join(options: Options, communicator: Communicator, position: Mapping[str, An
         _logger.info("%s at %s bits on %d ranks; levels travel over %s", options.method, options.bits,
                      communicator.size, way)  # fmt: skip
     return control
+
+
+def require_device_records(options: Options, plan: FusionPlan, communicator: Communicator) -> None:
+    """Raise ``ConfigurationError`` if ``device_records`` is asked for and Horovod can not take records there."""
+    for slot in plan.slots if options.device_records else ():
+        place = plan.group_places[slot.group]
+        if place is None:
+            raise ConfigurationError(
+                f"device_records: expected every compressed gradient on a GPU, got {slot.name} encoded on the host: "
+                "move the model to GPUs on every rank, or go without"
+            )
+        over_horovod = isinstance(communicator, HorovodCommunicator) and place.name.startswith("cuda")
+        if over_horovod and not backends.horovod().nccl_built():
+            raise ConfigurationError(
+                "device_records: expected a Horovod built with HOROVOD_GPU_OPERATIONS=NCCL, got one without NCCL: "
+                "build it so, or go without"
+            )
 
 
 def rival(options: Options, communicator: Communicator) -> StockAllreduce | None:

@@ -45,6 +45,7 @@ class Constructor:
         min_elements: int = 1024,
         measure_every: int = 100,
         codec: str = "auto",
+        device_records: bool = False,
         timeout: float = DEFAULT_TIMEOUT,
         name: str = "alq_hvd",
         communicator: Communicator | None = None,
@@ -82,6 +83,7 @@ class Constructor:
             min_elements=min_elements,
             measure_every=measure_every,
             codec=codec,
+            device_records=device_records,
             timeout=timeout,
             name=name,
         )

@@ -50,6 +50,9 @@ class Options:
         measure_every: steps between two measurements of this rank's quantisation variance.
         codec: ``"auto"`` (``"cuda"`` for gradients on a GPU when cupy is installed, else ``"native"`` when compiled),
             ``"native"``, ``"reference"`` or ``"cuda"``. The bytes are the same, so it may differ between ranks.
+        device_records: hand records of GPU gradients to Horovod where they lie, for NCCL and GPUDirect, instead of by
+            way of pinned host memory. All compressed gradients of all ranks must be on GPUs, and Horovod must have
+            been built with NCCL. Not yet run on one.
         timeout: seconds after which a collective that nobody completes is an error.
         name: prefix of the collectives' names; two compressions of one program need different ones.
 
@@ -76,6 +79,7 @@ class Options:
     min_elements: int = 1024
     measure_every: int = 100
     codec: str = "auto"
+    device_records: bool = False
     timeout: float = DEFAULT_TIMEOUT
     name: str = "alq_hvd"
 

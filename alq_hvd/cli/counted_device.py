@@ -63,6 +63,10 @@ class CountedDevice:
         """Let it download."""
         return self.device.download(tensors)
 
+    def keep(self, tensor: Tensor) -> None:
+        """Let it keep."""
+        self.device.keep(tensor)
+
     def synchronize(self) -> None:
         """Wait for it."""
         self.device.synchronize()

@@ -45,6 +45,17 @@ class Staging(Protocol):
         """Return copies of ``records`` on the device; nothing waits for them."""
         ...
 
+    def guarded(self, records: Sequence[Bytes]) -> list[Bytes]:
+        """Return ``records`` to be sent as they lie, or, made of damaged ones, bytes that no receiver accepts.
+
+        Those have all bits set: a header that is none, and NaN as a float32. Nothing waits to find out which.
+        """
+        ...
+
+    def taken_over(self, records: Sequence[Bytes]) -> list[Bytes]:
+        """Return ``records``, made on the device by somebody else, safe to be used in the order of the codec."""
+        ...
+
 
 class Arrays(Protocol):
     """Make and combine the arrays of one kind of memory."""

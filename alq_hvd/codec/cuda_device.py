@@ -77,6 +77,10 @@ class Device(Protocol):
         """Start to copy torch.uint8 tensors to the host, one after another."""
         ...
 
+    def keep(self, tensor: Tensor) -> None:
+        """Let the memory of ``tensor``, made on another stream, not be used again before the current stream is done."""
+        ...
+
     def synchronize(self) -> None:
         """Wait until everything that was started on the device is done."""
         ...
@@ -144,6 +148,10 @@ class CudaDevice:
         copied = torch.cuda.Event()
         copied.record(self.stream)
         return _PinnedCopy(host, copied)
+
+    def keep(self, tensor: Tensor) -> None:
+        """Tell PyTorch's allocator that the current stream uses ``tensor``."""
+        tensor.record_stream(self.stream)
 
     def synchronize(self) -> None:
         """Wait until everything that was started on the device is done."""

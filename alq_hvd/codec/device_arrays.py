@@ -131,6 +131,20 @@ class DeviceArrays:
         joined: list[Tensor] = list(self.device.upload(*records).split([len(record) for record in records]))
         return joined
 
+    def guarded(self, records: Sequence[Tensor]) -> list[Tensor]:
+        """Set all bits where damage was noted, in new memory."""
+        torch = backends.torch()
+        self.order.enter()
+        damaged = (self.damage.word().view(torch.int32) != 0).to(torch.uint8) * 255
+        return [record | damaged for record in records]
+
+    def taken_over(self, records: Sequence[Tensor]) -> list[Tensor]:
+        """Keep their memory until what is started with them is done."""
+        self.order.enter()
+        for record in records:
+            self.device.keep(record)
+        return list(records)
+
     def _flat(self, values: Parts | Tensor) -> Tensor:
         torch = backends.torch()
         wide = [tensor.to(torch.float32) for tensor in _tensors(values)]

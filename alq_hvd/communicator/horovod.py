@@ -12,6 +12,9 @@ from alq_hvd import backends
 from alq_hvd.communicator.base import DEFAULT_TIMEOUT, Payload, Pending, Polled, Result
 from alq_hvd.errors import ConfigurationError, WireFormatError
 
+Tensor = Any
+"""A torch.Tensor of bytes, torch.uint8[n]; torch is imported in one place only."""
+
 
 @dataclass(frozen=True, slots=True)
 class HorovodCommunicator:
@@ -60,22 +63,34 @@ class HorovodCommunicator:
         """Return the ranks of the process set as the whole world numbers them."""
         return list(self.process_set.ranks or range(self.size))
 
+    @property
+    def tensors(self) -> HorovodTensors:
+        """Return what carries torch tensors, wherever they are, and leaves them there."""
+        return HorovodTensors(self)
+
     def allgather(self, payload: Payload, name: str) -> Pending[list[Payload]]:
         """Give every rank's payload to every rank; lengths must be equal (Horovod does not deliver them)."""
-        handle = self._hvd.allgather_async(_tensor(payload), name=name, process_set=self.process_set)
-        return self._pending(handle, f"allgather {name!r}", self._equal_parts)
+        return self.start_allgather(_tensor(payload), name, _arrays)
 
     def alltoall(self, payloads: Sequence[Payload], name: str) -> Pending[list[Payload]]:
         """Give ``payloads[r]`` to rank r; lengths may differ."""
-        torch = backends.torch()
-        splits = torch.tensor([len(payload) for payload in payloads], dtype=torch.int32)
-        handle = self._hvd.alltoall_async(
-            _tensor(np.concatenate(payloads)), splits=splits, name=name, process_set=self.process_set
-        )
+        return self.start_alltoall(_tensor(np.concatenate(payloads)), [len(part) for part in payloads], name, _arrays)
 
-        def received(output: Any) -> list[Payload]:
+    def start_allgather(self, payload: Tensor, name: str, collect: Callable[[list[Tensor]], Result]) -> Polled[Result]:
+        """Start an all-gather of a tensor; ``collect`` makes the result of one tensor a rank."""
+        handle = self._hvd.allgather_async(payload, name=name, process_set=self.process_set)
+        return self._pending(handle, f"allgather {name!r}", lambda joined: collect(self._equal_parts(joined)))
+
+    def start_alltoall(
+        self, joined: Tensor, lengths: Sequence[int], name: str, collect: Callable[[list[Tensor]], Result]
+    ) -> Polled[Result]:
+        """Start an all-to-all of ``lengths[r]`` bytes to each rank r; ``collect`` as in ``start_allgather``."""
+        splits = backends.torch().tensor(lengths, dtype=backends.torch().int32)
+        handle = self._hvd.alltoall_async(joined, splits=splits, name=name, process_set=self.process_set)
+
+        def received(output: tuple[Tensor, Tensor]) -> Result:
             joined, lengths = output
-            return np.split(_array(joined), np.cumsum(lengths.numpy())[:-1])
+            return collect(list(joined.split(lengths.tolist())))
 
         return self._pending(handle, f"alltoall {name!r}", received)
 
@@ -94,14 +109,13 @@ class HorovodCommunicator:
         )
         return self._pending(handle, f"broadcast {name!r}", _array)
 
-    def _equal_parts(self, output: Any) -> list[Payload]:
-        joined = _array(output)
-        if joined.size % self.size:
+    def _equal_parts(self, joined: Tensor) -> list[Tensor]:
+        if joined.numel() % self.size:
             raise WireFormatError(
-                f"rank {self.rank}: expected {self.size} payloads of equal length, got {joined.size} bytes together: "
-                "start every rank with the same options and the same model"
+                f"rank {self.rank}: expected {self.size} payloads of equal length, got {joined.numel()} bytes "
+                "together: start every rank with the same options and the same model"
             )
-        return np.split(joined, self.size)
+        return list(joined.view(self.size, joined.numel() // self.size))
 
     def _pending(self, handle: int, what: str, collect: Callable[[Any], Result]) -> Polled[Result]:
         return Polled(
@@ -112,11 +126,45 @@ class HorovodCommunicator:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class HorovodTensors:
+    """Carry tensors as they lie, in place of arrays of the host; see ``exchange.direct``.
+
+    Horovod waits on the device for what the current stream was given before, and a collective is done when its result
+    is there. NCCL carries tensors of a GPU, where Horovod was built with ``HOROVOD_GPU_OPERATIONS=NCCL``.
+    """
+
+    communicator: HorovodCommunicator
+
+    @property
+    def rank(self) -> int:
+        """Return this process's rank in the process set."""
+        return self.communicator.rank
+
+    @property
+    def size(self) -> int:
+        """Return the number of ranks in the process set."""
+        return self.communicator.size
+
+    def allgather(self, payload: Tensor, name: str) -> Polled[list[Tensor]]:
+        """Give every rank's payload to every rank; lengths must be equal."""
+        return self.communicator.start_allgather(payload, name, list)
+
+    def alltoall(self, payloads: Sequence[Tensor], name: str) -> Polled[list[Tensor]]:
+        """Give ``payloads[r]`` to rank r; lengths may differ."""
+        joined = backends.torch().cat(list(payloads))
+        return self.communicator.start_alltoall(joined, [len(part) for part in payloads], name, list)
+
+
 def _tensor(payload: Payload) -> Any:
     """Return the payload as a torch.uint8 tensor that shares its memory."""
     return backends.torch().from_numpy(np.require(payload, requirements=["C", "W"]))
 
 
-def _array(tensor: Any) -> Payload:
+def _array(tensor: Tensor) -> Payload:
     array: Payload = tensor.numpy()
     return array
+
+
+def _arrays(tensors: list[Tensor]) -> list[Payload]:
+    return [_array(tensor) for tensor in tensors]

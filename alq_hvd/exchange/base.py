@@ -10,8 +10,9 @@ from alq_hvd.codec.base import Bytes, Codec, Values
 from alq_hvd.codec.keys import StreamKey, stream_key
 from alq_hvd.communicator.base import Communicator, Pending
 from alq_hvd.config import QuantiserConfig
+from alq_hvd.exchange.carriers import carrier
 from alq_hvd.exchange.residuals import Residuals
-from alq_hvd.exchange.staged import Carrier, carrier
+from alq_hvd.exchange.staged import Carrier
 from alq_hvd.ledger import Ledger
 from alq_hvd.levels import Levels
 from alq_hvd.wire import RecordLayout, Stamp
@@ -53,6 +54,7 @@ class Task:
         seed, step, group: key of the random numbers, beside rank, shot and element.
         first_element: index, within the fusion group, of the first of the values.
         residuals: of this rank, for error feedback; ``None`` without.
+        direct: records of a device do not go by way of the host.
     """
 
     codec: Codec
@@ -66,11 +68,16 @@ class Task:
     group: int
     first_element: int = 0
     residuals: Residuals | None = None
+    direct: bool = False
 
     @property
     def carrier(self) -> Carrier:
         """Return what carries the codec's records over the communicator."""
-        return carrier(self.communicator, self.codec.arrays)
+        return self.carrier_over(self.communicator)
+
+    def carrier_over(self, communicator: Communicator) -> Carrier:
+        """Return what carries the codec's records over ``communicator``."""
+        return carrier(communicator, self.codec.arrays, self.direct)
 
     def layout(self, shot: int, elements: int) -> RecordLayout:
         """Return the layout of a record of ``elements`` coordinates in ``shot``."""

@@ -8,7 +8,6 @@ from alq_hvd.codec.base import Values
 from alq_hvd.communicator.nodes import Nodes
 from alq_hvd.exchange.base import Exchange, Task
 from alq_hvd.exchange.chunks import deal
-from alq_hvd.exchange.staged import carrier
 from alq_hvd.exchange.two_shot import two_shot
 
 
@@ -35,7 +34,7 @@ class Hierarchical:
         Sends 2 (N - 1)/N of a record a node between N nodes. The number of quantised contributions is N.
         """
         arrays, elements = task.codec.arrays, len(values)
-        inside = carrier(self.nodes.inside, arrays)
+        inside = task.carrier_over(self.nodes.inside)
         shares = deal(elements, task.shots[0].config.bucket_size, inside.size)
         own = shares[inside.rank]
         parts = [arrays.as_bytes(values[share.start : share.stop]) for share in shares]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from alq_hvd.codec.arrays import Arrays, Bytes, Departure, Record, Staging
+from alq_hvd.codec.arrays import Bytes, Departure, Record, Staging
 from alq_hvd.communicator.base import Communicator, Pending
 from alq_hvd.errors import WireFormatError
 
@@ -31,11 +31,6 @@ class Carrier(Protocol):
     def alltoall(self, payloads: Sequence[Bytes], name: str) -> Pending[list[Bytes]]:
         """Give ``payloads[r]`` to rank r, and receive one payload from each rank, in rank order."""
         ...
-
-
-def carrier(communicator: Communicator, arrays: Arrays) -> Carrier:
-    """Return what carries the records of ``arrays`` over ``communicator``."""
-    return communicator if arrays.staging is None else StagedCarrier(communicator, arrays.staging)
 
 
 @dataclass(slots=True)

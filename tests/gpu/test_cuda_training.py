@@ -48,6 +48,13 @@ def test_error_feedback_is_that_of_the_native_codec(exchange: str) -> None:
     assert run(3, ["cuda"], **options) == run(3, ["native"], **options)
 
 
+@pytest.mark.parametrize("exchange", ["allgather", "two_shot"])
+def test_records_handed_over_where_they_lie_give_the_same_weights(exchange: str) -> None:
+    """By copies on the device; NCCL needs a GPU a rank."""
+    options: dict[str, Any] = {"exchange": exchange, "dtype": "float32", "schedule": []}
+    assert run(3, ["cuda"], device_records=True, **options) == run(3, ["native"], **options)
+
+
 def test_ranks_with_different_codecs_train_together() -> None:
     options: dict[str, Any] = {"exchange": "two_shot", "schedule": []}
     assert run(3, ["native", "cuda"], **options) == run(3, ["native"], **options)

@@ -13,6 +13,9 @@ from tests.support.launch import horovodrun
 pytestmark = [pytest.mark.multirank, needs_compiler, pytest.mark.timeout(300)]
 
 
+PLACES = ("host", "device", "mixed", "direct")
+
+
 @pytest.fixture(scope="module", params=[False, True], ids=["mpi", "gloo"])
 def digests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     with pytest.MonkeyPatch.context() as patch:
@@ -25,5 +28,5 @@ def digests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.parametrize("exchange", ["allgather", "two_shot"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_are_those_of_gradients_on_the_host(digests: list[dict[str, str]], exchange: str, dtype: str) -> None:
-    found = {rank[f"{exchange}, {dtype}, {place}"] for rank in digests for place in ("host", "device", "mixed")}
+    found = {rank[f"{exchange}, {dtype}, {place}"] for rank in digests for place in PLACES}
     assert len(found) == 1

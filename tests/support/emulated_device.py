@@ -98,6 +98,9 @@ class EmulatedDevice:
     def download(self, tensors: Sequence[torch.Tensor]) -> EmulatedDownload:
         return EmulatedDownload(torch.cat(list(tensors)).numpy(), self.polls)
 
+    def keep(self, tensor: torch.Tensor) -> None:
+        """Do nothing: there is one stream only."""
+
     def synchronize(self) -> None:
         """Do nothing: launches have ended when they return."""
 

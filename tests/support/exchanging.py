@@ -47,6 +47,10 @@ class Watched:
     def world(self) -> object:
         return self.inner.world
 
+    @property
+    def tensors(self) -> Watched:
+        return self
+
     def allgather(self, payload: Payload, name: str) -> Pending[list[Payload]]:
         self.started.append(("allgather", name, len(payload) * (self.size - 1)))
         return self.inner.allgather(payload, name)  # type: ignore[no-any-return]

@@ -6,15 +6,21 @@ The device is emulated: its tensors are the CPU's, its kernels run on the CPU. `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
+from alq_hvd import backends
 from alq_hvd.communicator.base import Communicator, Payload, Pending
+from alq_hvd.communicator.horovod import HorovodCommunicator
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
-from alq_hvd.errors import ConfigurationMismatch, UnsupportedTensor, WireFormatError
+from alq_hvd.connection import require_device_records
+from alq_hvd.errors import ConfigurationError, ConfigurationMismatch, UnsupportedTensor, WireFormatError
+from alq_hvd.options import Options
+from alq_hvd.plan import FusionPlan
 from tests.support.device_training import compressor, gradients_of, network, train, weights
 from tests.support.emulated_device import EmulatedDevice, EmulatedDevices, needs_compiler
 from tests.support.exchanging import Watched
@@ -198,7 +204,7 @@ class _Damaged:
         return self.pending.done()
 
     def wait(self) -> list[Payload]:
-        received = [payload.copy() for payload in self.pending.wait()]
+        received = deepcopy(self.pending.wait())
         received[1][self.place] ^= 64
         return received
 
@@ -239,6 +245,48 @@ def test_a_sum_made_of_damaged_records_is_not_sent_on() -> None:
     assert "alq_hvd.group1.shot1" not in names
 
 
+@pytest.mark.parametrize("exchange", ["allgather", "two_shot", "hierarchical"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_records_handed_over_where_they_lie_give_the_same_weights(exchange: str, dtype: torch.dtype) -> None:
+    options: dict[str, Any] = {"exchange": exchange, "dtype": dtype, "schedule": [1]}
+    places = {"place": grid(2, 2)} if exchange == "hierarchical" else {}
+    assert run(4, on_device, device_records=True, **options, **places) == run(4, on_host, **options, **places)
+
+
+def test_a_sum_of_damaged_records_that_nobody_waited_for_is_taken_by_no_rank() -> None:
+    """Rank 0 can not know yet that its sum is wrong when it hands it over: what leaves then is no record at all."""
+
+    def program(ranks: LoopbackCommunicator) -> None:
+        model = network(torch.float32, "cpu")
+        before = weights(model)
+        name = "alq_hvd.group1.shot0" if ranks.rank == 0 else "none of them"
+        damaging = Damaging(ranks, name=name, place=IN_A_NORM)
+        compression = compressor(damaging, model, EmulatedDevices(), exchange="two_shot", device_records=True)
+        with pytest.raises(WireFormatError, match=f"rank {ranks.rank}, step 0: .*a header that differs"):
+            train(ranks, model, compression)
+        assert weights(model) == before
+
+    LoopbackWorld(3).run(program)
+
+
+def test_device_records_need_gradients_on_devices_and_a_communicator_that_takes_them() -> None:
+    class HostOnly(Watched):
+        @property
+        def tensors(self) -> Watched:
+            raise AttributeError
+
+    def program(ranks: LoopbackCommunicator) -> None:
+        model = network(torch.float32, "cpu")
+        mixed = EmulatedDevices(holds=lambda tensor: tensor.shape == (30, 40))
+        options: dict[str, Any] = {"codec": "auto", "device_records": True}
+        with pytest.raises(ConfigurationError, match=r"device_records: expected every .* on a GPU, got 0\.weight enc"):
+            train(ranks, model, compressor(ranks, model, mixed, **options))
+        with pytest.raises(ConfigurationError, match="device_records: expected a communicator that takes tensors, got"):
+            train(ranks, model, compressor(HostOnly(ranks), model, EmulatedDevices(), **options, name="other"))
+
+    LoopbackWorld(2).run(program)
+
+
 @pytest.mark.parametrize("names", [True, False])
 def test_a_gradient_of_the_host_is_refused_where_the_device_codec_is_asked_for(names: bool) -> None:
     def program(ranks: LoopbackCommunicator) -> None:
@@ -250,3 +298,26 @@ def test_a_gradient_of_the_host_is_refused_where_the_device_codec_is_asked_for(n
             train(ranks, model, compressor(ranks, model, devices, names=names))
 
     LoopbackWorld(2).run(program)
+
+
+class Everyone:
+    """Be a process set of Horovod's that includes this rank."""
+
+    def included(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Gpu:
+    name: str = "cuda:0"
+
+
+def test_records_of_gpus_need_a_horovod_with_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before the first record is made: Horovod's own error names a type of tensor, and no remedy."""
+    monkeypatch.setattr(backends.horovod(), "nccl_built", lambda: 0)
+    plan, ranks = FusionPlan.build([("weight", 4)], 8, [Gpu()]), HorovodCommunicator(process_set=Everyone())
+    options = Options(method="alq", bits=3, device_records=True)
+    with pytest.raises(ConfigurationError, match="device_records: expected a Horovod built with HOROVOD_GPU"):
+        require_device_records(options, plan, ranks)
+    monkeypatch.setattr(backends.horovod(), "nccl_built", lambda: 21801)
+    require_device_records(options, plan, ranks)

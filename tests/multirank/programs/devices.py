@@ -43,15 +43,18 @@ def slow() -> EmulatedDevices:
 
 
 def main(results: Path) -> None:
-    """Run every case and write this rank's digests: of the host, of the device, of a device on rank 1 alone."""
+    """Run every case and write this rank's digests.
+
+    The host; the device; a device on rank 1 alone; and the device with records handed to Horovod where they lie.
+    """
     hvd.init()
     outcome = {}
     for exchange in ("allgather", "two_shot"):
         for dtype in (torch.float32, torch.bfloat16):
-            cases = {"host": None, "device": slow(), "mixed": slow() if hvd.rank() == 1 else None}
+            cases = {"host": None, "device": slow(), "mixed": slow() if hvd.rank() == 1 else None, "direct": slow()}
             for place, devices in cases.items():
                 name = f"{exchange}, {str(dtype).removeprefix('torch.')}, {place}"
-                outcome[name] = run(name, devices, dtype, exchange=exchange)
+                outcome[name] = run(name, devices, dtype, exchange=exchange, device_records=place == "direct")
     (results / f"{hvd.rank()}.json").write_text(json.dumps(outcome))
 
 

@@ -1,0 +1,31 @@
+"""Which way records take from their codec to other ranks."""
+
+from __future__ import annotations
+
+from alq_hvd.codec.arrays import Arrays
+from alq_hvd.communicator.base import Communicator
+from alq_hvd.errors import ConfigurationError
+from alq_hvd.exchange.direct import DirectCarrier, TakesTensors
+from alq_hvd.exchange.staged import Carrier, StagedCarrier
+
+
+def carrier(communicator: Communicator, arrays: Arrays, direct: bool) -> Carrier:
+    """Return what carries the records of ``arrays`` over ``communicator``.
+
+    Args:
+        communicator: of the ranks.
+        arrays: of the codec.
+        direct: records of a device do not go by way of the host; the same on every rank.
+
+    Raises:
+        ConfigurationError: ``communicator`` carries bytes of the host only.
+    """
+    if arrays.staging is None:
+        return communicator
+    if not direct:
+        return StagedCarrier(communicator, arrays.staging)
+    if not isinstance(communicator, TakesTensors):
+        raise ConfigurationError(
+            f"device_records: expected a communicator that takes tensors, got {type(communicator).__name__}: go without"
+        )
+    return DirectCarrier(communicator.tensors, arrays.staging)

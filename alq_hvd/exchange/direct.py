@@ -1,0 +1,63 @@
+"""Collectives of records that stay on their device: over NCCL, where Horovod was built with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from alq_hvd.codec.arrays import Bytes, Staging
+from alq_hvd.communicator.base import Pending
+from alq_hvd.exchange.staged import Carrier
+
+
+@runtime_checkable
+class TakesTensors(Protocol):
+    """Be a communicator that carries tensors of devices, too."""
+
+    @property
+    def tensors(self) -> Carrier:
+        """Return what carries them: payloads are torch.uint8[n] of one device."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DirectCarrier:
+    """Carry records of a device as they lie; see ``Carrier``.
+
+    A collective starts at once, and waits on the device for the kernels that write its record.
+    """
+
+    tensors: Carrier
+    staging: Staging
+
+    @property
+    def rank(self) -> int:
+        """Return this process's rank."""
+        return self.tensors.rank
+
+    @property
+    def size(self) -> int:
+        """Return how many ranks there are."""
+        return self.tensors.size
+
+    def allgather(self, payload: Bytes, name: str) -> Pending[list[Bytes]]:
+        """Give every rank's payload to every rank."""
+        (guarded,) = self.staging.guarded([payload])
+        return _TakenOver(self.tensors.allgather(guarded, name), self.staging)
+
+    def alltoall(self, payloads: Sequence[Bytes], name: str) -> Pending[list[Bytes]]:
+        """Give ``payloads[r]`` to rank r."""
+        return _TakenOver(self.tensors.alltoall(self.staging.guarded(payloads), name), self.staging)
+
+
+@dataclass(frozen=True, slots=True)
+class _TakenOver:
+    pending: Pending[list[Bytes]]
+    staging: Staging
+
+    def done(self) -> bool:
+        return self.pending.done()
+
+    def wait(self) -> list[Bytes]:
+        return self.staging.taken_over(self.pending.wait())
