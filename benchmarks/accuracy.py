@@ -104,14 +104,15 @@ def error_of_mean(values: Sequence[float]) -> float:
 def as_text(rows: Sequence[dict[str, Any]], seeds: Sequence[int]) -> str:
     """Return the table."""
     first = rows[0]["run"]
+    width = max(len(own["run"]) for own in rows)
     lines = [f"\ntest accuracy in %, mean and its standard error over seeds {', '.join(map(str, seeds))}",
-             f"{'':22s}{'bytes a step':>14s}{'accuracy':>18s}{'less ' + first:>20s}"]  # fmt: skip
+             f"{'':{width}s}{'bytes a step':>14s}{'accuracy':>18s}{'less ' + first:>20s}"]  # fmt: skip
     for own in rows:
         mean, difference = (
             f"{100 * own[value]:.2f} +- {100 * own[error]:.2f}"
             for value, error in (("mean", "standard_error"), ("against_first", "against_first_error"))
         )
-        lines.append(f"{own['run']:22s}{own['bytes_per_step']:14,.0f}{mean:>18s}{difference:>20s}")
+        lines.append(f"{own['run']:{width}s}{own['bytes_per_step']:14,.0f}{mean:>18s}{difference:>20s}")
     return "\n".join(lines)
 
 
