@@ -80,8 +80,11 @@ class RecordLayout:
         return _round_up(self.payload_bytes, RECORD_ALIGNMENT)
 
     def new_record(self) -> npt.NDArray[np.uint8]:
-        """Return a zeroed uint8[record_bytes]; an encoder must leave the padding zero."""
-        return np.zeros(self.record_bytes, dtype=np.uint8)
+        """Return uint8[record_bytes] with zeros for padding; all else is for an encoder to write, whatever is there."""
+        record = np.empty(self.record_bytes, dtype=np.uint8)  # zeros would cost a twelfth of the time to encode
+        record[self.norms_offset + 4 * self.buckets : self.codes_offset] = 0
+        record[self.payload_bytes :] = 0
+        return record
 
     def norms(self, record: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the norms of ``record`` as a float32[buckets] view."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from codec_cases import CODECS, KEY, NATIVE, encode, heavy_tailed, stamp_for, uneven_levels
 
+from alq_hvd.codec.base import Codec
 from alq_hvd.codec.native import NativeCodec
 from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import UnsupportedTensor
@@ -49,6 +50,22 @@ def test_buckets_of_every_alignment(native: NativeCodec, bucket_size: int) -> No
         layout, stamps = RecordLayout(values.size, config), [stamp_for(levels)] * 2
         expected = REFERENCE.decode_sum([record] * 2, layout, levels, stamps, 0.5)
         assert np.array_equal(expected, native.decode_sum([record] * 2, layout, levels, stamps, 0.5), equal_nan=True)
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+@pytest.mark.parametrize("rotate", [False, True])
+def test_every_byte_is_written_whatever_was_in_the_memory(
+    codec: Codec, rotate: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encoded(bits: int, elements: int, bucket_size: int) -> np.ndarray:
+        config = QuantiserConfig(bits, bucket_size, rotate=rotate)
+        return encode(codec, gradient(elements, bucket_size, bits), config, uneven_levels(2**bits))
+
+    cases = [(bits, elements, 100 * bits) for bits in range(1, 9) for elements in LENGTHS]
+    expected = [encoded(*case) for case in cases]
+    monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.frombuffer(
+        bytearray(b"\xaa" * int(np.prod(shape)) * np.dtype(dtype).itemsize), dtype=dtype).reshape(shape))  # fmt: skip
+    assert all(np.array_equal(*pair) for pair in zip(expected, (encoded(*case) for case in cases), strict=True))
 
 
 @pytest.mark.parametrize("native", NATIVE.values(), ids=NATIVE)
