@@ -85,9 +85,9 @@ class Aggregator:
         self.exchange.connect(communicator)
 
     def lay_out(self, plan: int) -> None:
-        """Say which fusion groups will come, by a number that changes with them: residuals of others are of no use."""
+        """Say, by a number, which fusion groups the chosen exchange will get: residuals of others are of no use."""
         assert self._communicator is not None
-        self._owner = Owner(self._communicator.rank, self._communicator.size, plan)
+        self._owner = Owner(self._communicator.rank, self._communicator.size, plan, self.exchange.name)
         if self._residuals is not None:
             self._residuals.belong_to(self._owner)
 
@@ -186,10 +186,12 @@ class Aggregator:
     def _measures(self) -> bool:
         """Return whether the open step's gradients are looked at, and not only sent.
 
-        New levels may make error feedback impossible, or possible: with it they are measured at once.
+        New levels may make error feedback impossible, or possible: with it they are measured at once, or as soon as the
+        gradients are finite.
         """
-        new_levels = self._residuals is not None and self.step - 1 in self._schedule
-        return self.gathers_statistics or new_levels or self.step % self._options.measure_every == 0
+        used = self.shots[: self.exchange.shots]
+        unmeasured = self._residuals is not None and not all(shot.is_measured for shot in used)
+        return self.gathers_statistics or unmeasured or self.step % self._options.measure_every == 0
 
     def _pause_or_resume(self, shot: AdaptiveShot) -> None:
         """Drop residuals that would grow from step to step, and say so."""
@@ -212,7 +214,8 @@ class Aggregator:
         if self.gathers_statistics and not (self._sampled and shot == 0):
             with self.ledger.timed("adapt"):
                 self.shots[shot].gather(codec, values)
-        self.shots[shot].measure(codec, values, key)
+        if self.gathers_statistics or not self.shots[shot].is_measured or self.step % self._options.measure_every == 0:
+            self.shots[shot].measure(codec, values, key)
 
     def _task(self, name: str, group: int, codec: Codec) -> Task:
         assert self._communicator is not None
@@ -256,11 +259,7 @@ class Aggregator:
         """Return what a resumed run needs to continue bit for bit: call it between steps."""
         first, *later = (shot.state_dict() for shot in self.shots)
         return {
-            "state_version": STATE_VERSION,
-            "method": self._options.method,
-            "bits": self._options.plain_bits,
-            "seed": self._options.seed,
-            "error_feedback": self._options.error_feedback,
+            **self._identity,
             "step": self.step,
             **first,
             "later_shots": later,
@@ -269,6 +268,13 @@ class Aggregator:
             "residuals": self._residuals and self._residuals.state_dict(),
         }
 
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """Return what a state must share with the run that loads it."""
+        options = self._options
+        chosen = {"method": options.method, "bits": options.plain_bits, "seed": options.seed}
+        return {"state_version": STATE_VERSION, **chosen, "error_feedback": options.error_feedback}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken.
 
@@ -276,18 +282,18 @@ class Aggregator:
             StateError: when the state is of another method, width or seed, or is not such a state.
         """
         try:
-            own = self.state_dict()
-            for name in ("state_version", "method", "bits", "seed", "error_feedback"):
-                if state[name] != own[name]:
-                    raise StateError(f"{name}: expected {own[name]!r}, got a state with {state[name]!r}")
+            for name, own in self._identity.items():
+                if state[name] != own:
+                    raise StateError(f"{name}: expected {own!r}, got a state with {state[name]!r}")
+            residuals = self._residuals and Residuals.from_state_dict(state["residuals"])
             # A state of an all-gather has no later shot, and a run that goes on with one needs none.
             for shot, saved in zip(self.shots, [state, *state["later_shots"]], strict=False):
                 shot.load_state_dict(saved)
             self.step, self.exchange.remembered = int(state["step"]), state["break_even"]
             self.ledger.bytes_total = int(state["bytes_total"])
-            if self._residuals is not None:
-                self._residuals = Residuals.from_state_dict(state["residuals"])
+            if residuals is not None:
+                self._residuals = residuals
                 if self._owner is not None:
-                    self._residuals.belong_to(self._owner)
+                    residuals.belong_to(self._owner)
         except (KeyError, TypeError) as error:
             raise StateError(f"expected the result of state_dict(), got one without {error}") from error

@@ -17,10 +17,10 @@ from alq_hvd.aggregator import Aggregator
 from alq_hvd.codec.choice import Codecs
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.horovod import HorovodCommunicator
-from alq_hvd.connection import join, require_device_records, rival
+from alq_hvd.connection import agree_on_plan, join, rival
 from alq_hvd.errors import CallOrderError, ConfigurationError
 from alq_hvd.fusion import FusionGroups, Sampler, is_dense_float, require_all, require_convertible, sampled_groups
-from alq_hvd.handshake import agree_on_configuration, fingerprint
+from alq_hvd.handshake import fingerprint
 from alq_hvd.ledger import ring_bytes
 from alq_hvd.options import Options
 from alq_hvd.plan import FusionPlan, Slot, keys
@@ -231,14 +231,12 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._world = communicator.world
 
     def _agree_on_plan(self, plan: FusionPlan) -> None:
-        own = {"gradients": plan.describe(), "break_even": self._aggregator.exchange.remembered}
-        agree_on_configuration(self.communicator, own, f"{self.options.name}.gradients")
-        require_device_records(self.options, plan, self.communicator)
+        chosen, stock = self._aggregator.exchange, rival(self.options, self.communicator)
+        agree_on_plan(self.options, plan, self.communicator, chosen.remembered)
         self._groups = FusionGroups(plan, self._codecs)
-        self._aggregator.lay_out(fingerprint({"gradients": plan.describe()}))
-        stock = rival(self.options, self.communicator)
-        if stock is not None and self._aggregator.exchange.decision is None and plan.group_elements:
+        if stock is not None and chosen.decision is None and plan.group_elements:
             self._plain = self._aggregator.settle(plan.group_elements, stock, self._groups.main_codec).choice == PLAIN
+        self._aggregator.lay_out(fingerprint({"gradients": plan.describe()}))
 
     def _fill(self, slot: Slot, gradient: Any) -> None:
         """Give a gradient to its fusion group, and start the group's exchange when it is complete."""

@@ -50,21 +50,32 @@ def join(options: Options, communicator: Communicator, position: Mapping[str, An
     return control
 
 
-def require_device_records(options: Options, plan: FusionPlan, communicator: Communicator) -> None:
-    """Raise ``ConfigurationError`` if ``device_records`` is asked for and Horovod can not take records there."""
-    for slot in plan.slots if options.device_records else ():
+def agree_on_plan(options: Options, plan: FusionPlan, communicator: Communicator, remembered: Any) -> None:
+    """Make sure that all ranks have the same gradients and ``remembered`` decision, and can do what they are asked to.
+
+    Raises:
+        ConfigurationMismatch: naming the first difference, on every rank.
+        ConfigurationError: ``device_records`` is asked for, and no rank can hand Horovod records where they lie.
+    """
+    problem = _against_device_records(plan, communicator) if options.device_records else None
+    own = {"gradients": plan.describe(), "break_even": remembered, "device_records": problem or "possible"}
+    agree_on_configuration(communicator, own, f"{options.name}.gradients")
+    if problem:
+        raise ConfigurationError(f"device_records: {problem}, or go without")
+
+
+def _against_device_records(plan: FusionPlan, communicator: Communicator) -> str | None:
+    for slot in plan.slots:
         place = plan.group_places[slot.group]
         if place is None:
-            raise ConfigurationError(
-                f"device_records: expected every compressed gradient on a GPU, got {slot.name} encoded on the host: "
-                "move the model to GPUs on every rank, or go without"
+            return (
+                f"expected every compressed gradient on a GPU, got {slot.name} encoded on the host: move the model to "
+                "GPUs on every rank"
             )
         over_horovod = isinstance(communicator, HorovodCommunicator) and place.name.startswith("cuda")
         if over_horovod and not backends.horovod().nccl_built():
-            raise ConfigurationError(
-                "device_records: expected a Horovod built with HOROVOD_GPU_OPERATIONS=NCCL, got one without NCCL: "
-                "build it so, or go without"
-            )
+            return "expected a Horovod built with HOROVOD_GPU_OPERATIONS=NCCL, got one without NCCL: build it so"
+    return None
 
 
 def rival(options: Options, communicator: Communicator) -> StockAllreduce | None:

@@ -47,7 +47,8 @@ class Options:
         seed: of the stochastic rounding.
         fusion_elements: coordinates that travel together. More: fewer collectives, less overlap with the backward pass.
         min_elements: smaller gradients are left to Horovod, exact.
-        measure_every: steps between two measurements of this rank's quantisation variance.
+        measure_every: steps between two measurements of this rank's quantisation variance, on which error feedback
+            relies.
         codec: ``"auto"`` (``"cuda"`` for gradients on a GPU when cupy is installed, else ``"native"`` when compiled),
             ``"native"``, ``"reference"`` or ``"cuda"``. The bytes are the same, so it may differ between ranks.
         device_records: hand records of GPU gradients to Horovod where they lie, for NCCL and GPUDirect, instead of by

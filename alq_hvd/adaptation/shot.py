@@ -41,6 +41,10 @@ class AdaptiveShot:
         config: how coordinates become codes.
         policy: fits the next table.
         initial: the table until then.
+
+    Attributes:
+        relative_variance: of the latest measurement.
+        is_measured: that was with the levels in force.
     """
 
     def __init__(self, index: int, config: QuantiserConfig, policy: Policy, initial: Levels) -> None:
@@ -49,6 +53,8 @@ class AdaptiveShot:
         self.config = config
         self.levels = initial
         self.relative_variance: float | None = None
+        self.is_measured = False
+        self._measured_with = initial
         self.adaptations: list[Adaptation] = []
         self._policy = policy
         self.forget()
@@ -69,6 +75,7 @@ class AdaptiveShot:
 
     def measure(self, codec: Codec, values: Values, key: StreamKey) -> None:
         """Decode this rank's own record and add up its error: a sample of |Q(v) - v|^2 and of |v|^2."""
+        self._measured_with = self.levels
         layout = RecordLayout(len(values), self.config)
         stamp = Stamp(self.levels.digest, 0, 0)
         record = codec.encode(values, layout, self.levels, key, stamp)
@@ -112,6 +119,8 @@ class AdaptiveShot:
         """Turn the step's measurements into ``relative_variance``, and forget what was gathered."""
         if self._squared_norm > 0:
             self.relative_variance = self._squared_error / self._squared_norm
+            self.is_measured = True
+        self.is_measured &= self._measured_with == self.levels
         self.forget()
 
     def metrics(self) -> dict[str, Any]:
@@ -128,6 +137,7 @@ class AdaptiveShot:
         return {
             "levels": self.levels.state_dict(),
             "relative_variance": self.relative_variance,
+            "is_measured": self.is_measured,
             "adaptations": [asdict(adaptation) for adaptation in self.adaptations],
         }
 
@@ -137,4 +147,5 @@ class AdaptiveShot:
         self.config.require_fit(levels)
         adaptations = [Adaptation(**entry) for entry in state["adaptations"]]
         self.levels, self.adaptations = levels, adaptations
-        self.relative_variance = state["relative_variance"]
+        self.relative_variance, self.is_measured = state["relative_variance"], bool(state["is_measured"])
+        self._measured_with = levels

@@ -11,7 +11,7 @@ from typing import Any
 from alq_hvd.checkpoint import random_state
 from alq_hvd.checkpoint.plain import pack, unpack
 from alq_hvd.checkpoint.store import CheckpointStore
-from alq_hvd.communicator.base import Communicator, allgather_bytes, broadcast_bytes
+from alq_hvd.communicator.base import Communicator, broadcast_bytes, gather_bytes, scatter_bytes
 from alq_hvd.communicator.horovod import HorovodCommunicator
 from alq_hvd.errors import AlqError, CheckpointError, StateError
 
@@ -82,7 +82,7 @@ class Checkpoint:
     def save(self, step: int, position: dict[str, Any]) -> Path:
         """Write the checkpoint of ``step``, between two steps; return its path once it is safely on disk.
 
-        1. Every rank gathers its own part. 2. All-gather the parts. 3. Rank 0 writes. 4. Broadcast how that went.
+        1. Every rank packs its own part. 2. Rank 0 gathers the parts. 3. It writes. 4. Broadcast how that went.
 
         Args:
             step: completed steps, which also names the file.
@@ -97,7 +97,7 @@ class Checkpoint:
             "random": random_state.capture(),
             **{name: part.state_dict() for name, part in self._own.items()},
         }
-        parts = allgather_bytes(self._communicator, pack(own, "own"), "alq_hvd.checkpoint.parts")
+        parts = gather_bytes(self._communicator, pack(own, "own"), _CHIEF, "alq_hvd.checkpoint.parts")
 
         def write() -> bytes:
             shared = {"model": self._model.state_dict()}
@@ -110,23 +110,31 @@ class Checkpoint:
     def restore(self) -> Restored | None:
         """Go back to the newest whole checkpoint on every rank; ``None``, and nothing is touched, where there is none.
 
+        1. Rank 0 reads. 2. Broadcast of what ranks share. 3. Each gets its own part.
+
         Raises:
             StateError: when the checkpoint belongs to another model, optimizer, compression or other settings.
             CheckpointError: when there are checkpoints but every one is damaged.
         """
+        rank, size = self._communicator.rank, self._communicator.size
+        parts: list[bytes] = []  # one a rank, on rank 0
 
         def read() -> bytes:
             found = self._store.newest()
-            return b"" if found is None else pack((found.step, str(found.path), found.payload), "found")
+            if found is None:
+                return b""
+            whole = unpack(found.payload, str(found.path))
+            saved = whole.pop("parts")
+            parts.extend(saved[each if each < len(saved) else _CHIEF] for each in range(size))
+            return pack((found.step, str(found.path), len(saved), whole), "found")
 
         received = self._from_chief(read)
         if not received:
             return None
-        step, path, payload = unpack(received, "found")
-        whole = unpack(payload, path)
+        step, path, ranks, whole = unpack(received, "found")
         self._require_same_settings(whole["settings"], path)
-        rank, size, parts = self._communicator.rank, self._communicator.size, whole["parts"]
-        own = unpack(parts[rank if rank < len(parts) else _CHIEF], f"{path}, rank {rank}")
+        own_part = scatter_bytes(self._communicator, parts, _CHIEF, "alq_hvd.checkpoint.own")
+        own = unpack(own_part, f"{path}, rank {rank}")
         if own.keys() != {"buffers", "random", *self._own} or whole["shared"].keys() != {"model", *self._shared}:
             raise StateError(
                 f"{path}: expected the states of {', '.join(['model', *self._shared, *self._own])}, got "
@@ -143,12 +151,12 @@ class Checkpoint:
                 part.load_state_dict(own[name])
         except (KeyError, RuntimeError, ValueError) as error:
             raise StateError(f"{path} does not fit this program: {error}") from error
-        if rank < len(parts):  # a rank that is new keeps its own generators, to draw what no other rank draws
+        if rank < ranks:  # a rank that is new keeps its own generators, to draw what no other rank draws
             random_state.put_back(own["random"])
-        if size != len(parts):
+        if size != ranks:
             _logger.warning("%s is of %d ranks, this run has %d: it goes on, but not bit for bit",
-                            path, len(parts), size)  # fmt: skip
-        return Restored(step, whole["position"], Path(path), size == len(parts))
+                            path, ranks, size)  # fmt: skip
+        return Restored(step, whole["position"], Path(path), size == ranks)
 
     def _require_same_settings(self, saved: dict[str, Any], path: str) -> None:
         for name in sorted(saved.keys() | self._settings.keys()):

@@ -90,7 +90,7 @@ def levels_of(bits: int) -> Levels:
 def measure_cpu(bits: Sequence[int], elements: int, bucket_size: int, repeats: int, threads: int) -> list[Rate]:
     """Return the rates of the native codec and its baselines, one thread each unless ``threads`` says more."""
     values = (np.random.default_rng(0).standard_normal(elements, dtype=np.float32)) * np.float32(1e-3)
-    target = np.empty_like(values)
+    target, residual = np.empty_like(values), np.zeros_like(values)
     copies: list[float] = []
 
     def rate(
@@ -99,6 +99,7 @@ def measure_cpu(bits: Sequence[int], elements: int, bucket_size: int, repeats: i
         seconds = []
         for _ in range(repeats if name == "native" else min(repeats, SLOW_REPEATS)):
             copies.append(elements / _seconds(lambda: np.copyto(target, values)))
+            residual.fill(0)  # what a record of 2 bits loses grows from call to call, and ends in NaN, which is quick
             seconds.append(_seconds(work))
         used = 1 if name == "reference" else threads
         return Rate(name, operation, width, ranks, count, count / min(seconds), rotate=rotate, threads=used)
@@ -113,7 +114,8 @@ def measure_cpu(bits: Sequence[int], elements: int, bucket_size: int, repeats: i
     )
     for width in bits:
         for codec, part, rotate in codecs:
-            for operation, ranks, work in _operations(codec, part, QuantiserConfig(width, bucket_size, rotate=rotate)):
+            config = QuantiserConfig(width, bucket_size, rotate=rotate)
+            for operation, ranks, work in _operations(codec, part, config, residual[: len(part)]):
                 rates.append(rate(codec.name, operation, width, ranks, len(part), work, rotate))
         if backends.available("torch"):
             with torch_eager.limited_threads(threads):
@@ -124,14 +126,13 @@ def measure_cpu(bits: Sequence[int], elements: int, bucket_size: int, repeats: i
 
 
 def _operations(
-    codec: Codec, values: FloatArray, config: QuantiserConfig
+    codec: Codec, values: FloatArray, config: QuantiserConfig, residual: FloatArray
 ) -> Iterator[tuple[str, int, Callable[[], object]]]:
     levels = levels_of(config.bits)
     layout, stamp = RecordLayout(len(values), config), Stamp(levels.digest, 0, 0)
     yield "encode", 1, lambda: codec.encode(values, layout, levels, KEY, stamp)
-    out = np.zeros_like(values)
-    yield "feedback", 1, lambda: codec.encode(values, layout, levels, KEY, stamp, out)
-    record = codec.encode(values, layout, levels, KEY, stamp)
+    yield "feedback", 1, lambda: codec.encode(values, layout, levels, KEY, stamp, residual)
+    record, out = codec.encode(values, layout, levels, KEY, stamp), np.empty_like(values)
     for ranks in RANKS:
         records, stamps = [record.copy() for _ in range(ranks)], [stamp] * ranks
 

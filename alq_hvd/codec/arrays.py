@@ -46,14 +46,10 @@ class Staging(Protocol):
         ...
 
     def guarded(self, records: Sequence[Bytes]) -> list[Bytes]:
-        """Return ``records`` to be sent as they lie, or, made of damaged ones, bytes that no receiver accepts.
+        """Return ``records`` to be sent as they lie, or, made of damaged ones, bytes that nobody takes for whole.
 
         Those have all bits set: a header that is none, and NaN as a float32. Nothing waits to find out which.
         """
-        ...
-
-    def taken_over(self, records: Sequence[Bytes]) -> list[Bytes]:
-        """Return ``records``, made on the device by somebody else, safe to be used in the order of the codec."""
         ...
 
 

@@ -248,6 +248,8 @@ class CudaCodec(Codec):
         return record
 
     def _records(self, records: Sequence[Tensor], layout: RecordLayout, stamps: Sequence[Stamp]) -> tuple[Any, int]:
+        for record in records:
+            self.device.keep(record)
         data, senders = self._memory.senders(records, stamps)
         described = cuda_structs.records(layout, stamps[0], data, senders, len(records))
         return described, self._memory.checks(len(records))

@@ -78,7 +78,7 @@ class Device(Protocol):
         ...
 
     def keep(self, tensor: Tensor) -> None:
-        """Let the memory of ``tensor``, made on another stream, not be used again before the current stream is done."""
+        """Let the memory of ``tensor``, perhaps of another stream, not be used again before the current one is done."""
         ...
 
     def synchronize(self) -> None:

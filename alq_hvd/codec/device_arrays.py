@@ -101,11 +101,13 @@ class DeviceArrays:
         self.order.enter()
         out.zero_()
         for record in records:
+            self.device.keep(record)
             out.add_(record.view(backends.torch().float32))
 
     def scaled(self, record: Tensor, scale: float, out: Parts | Tensor) -> None:
         """Multiply in float32, and round to the dtype of ``out``."""
         self.order.enter()
+        self.device.keep(record)
         products, start = record.view(backends.torch().float32) * float(np.float32(scale)), 0
         for part in _tensors(out):
             part.copy_(products[start : start + part.numel()])
@@ -137,13 +139,6 @@ class DeviceArrays:
         self.order.enter()
         damaged = (self.damage.word().view(torch.int32) != 0).to(torch.uint8) * 255
         return [record | damaged for record in records]
-
-    def taken_over(self, records: Sequence[Tensor]) -> list[Tensor]:
-        """Keep their memory until what is started with them is done."""
-        self.order.enter()
-        for record in records:
-            self.device.keep(record)
-        return list(records)
 
     def _flat(self, values: Parts | Tensor) -> Tensor:
         torch = backends.torch()

@@ -132,6 +132,36 @@ def allgather_bytes(communicator: Communicator, data: bytes, name: str) -> list[
     return [raw[:length].tobytes() for raw, length in zip(received, lengths, strict=True)]
 
 
+def gather_bytes(communicator: Communicator, data: bytes, root: int, name: str) -> list[bytes]:
+    """Give every rank's ``data``, of any length, to ``root``, in rank order; other ranks get an empty list; blocks.
+
+    1. All-gather the lengths. 2. Gather the data, in pieces, because MPI counts the bytes of all ranks in 32 bits.
+    """
+    longest = max(int(length) for length in allgather_bytes(communicator, str(len(data)).encode(), f"{name}.lengths"))
+    own, step = as_payload(data), _LARGEST_PIECE // communicator.size
+    pieces = [
+        communicator.gather(own[start : start + step], root, f"{name}.data").wait() for start in range(0, longest, step)
+    ]
+    ranks = range(communicator.size if communicator.rank == root else 0)
+    return [b"".join(piece[rank].tobytes() for piece in pieces) for rank in ranks]
+
+
+def scatter_bytes(communicator: Communicator, parts: Sequence[bytes], root: int, name: str) -> bytes:
+    """Give rank r the part ``parts[r]``, of any length, of ``root``; what other ranks pass is ignored; blocks.
+
+    1. Broadcast the lengths. 2. All-to-all, to which only the root adds, in pieces as in ``gather_bytes``.
+    """
+    own = b",".join(str(len(part)).encode() for part in parts)
+    lengths = [int(length) for length in broadcast_bytes(communicator, own, root, f"{name}.lengths").split(b",")]
+    step, at_root = _LARGEST_PIECE // communicator.size, communicator.rank == root
+    payloads = [as_payload(parts[rank] if at_root else b"") for rank in range(communicator.size)]
+    received = []
+    for start in range(0, max(lengths), step):
+        pieces = [payload[start : start + step] for payload in payloads]
+        received.append(communicator.alltoall(pieces, f"{name}.data").wait()[root].tobytes())
+    return b"".join(received)
+
+
 def broadcast_bytes(communicator: Communicator, data: bytes, root: int, name: str) -> bytes:
     """Give ``data`` of ``root``, of any length, to every rank; what other ranks pass is ignored; blocks.
 

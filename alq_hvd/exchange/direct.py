@@ -44,20 +44,8 @@ class DirectCarrier:
     def allgather(self, payload: Bytes, name: str) -> Pending[list[Bytes]]:
         """Give every rank's payload to every rank."""
         (guarded,) = self.staging.guarded([payload])
-        return _TakenOver(self.tensors.allgather(guarded, name), self.staging)
+        return self.tensors.allgather(guarded, name)
 
     def alltoall(self, payloads: Sequence[Bytes], name: str) -> Pending[list[Bytes]]:
         """Give ``payloads[r]`` to rank r."""
-        return _TakenOver(self.tensors.alltoall(self.staging.guarded(payloads), name), self.staging)
-
-
-@dataclass(frozen=True, slots=True)
-class _TakenOver:
-    pending: Pending[list[Bytes]]
-    staging: Staging
-
-    def done(self) -> bool:
-        return self.pending.done()
-
-    def wait(self) -> list[Bytes]:
-        return self.staging.taken_over(self.pending.wait())
+        return self.tensors.alltoall(self.staging.guarded(payloads), name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from alq_hvd import backends
@@ -19,11 +19,13 @@ class Owner:
     Attributes:
         rank, ranks: place in the world.
         plan: fingerprint of the fusion groups.
+        exchange: that quantises them.
     """
 
     rank: int
     ranks: int
     plan: int
+    exchange: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,9 @@ class Residuals:
         """Say to whom they belong from now on; what belonged to another rank, world or plan is dropped."""
         if self.owner not in (None, owner) and self._kept:
             _logger.warning(
-                "rank %d of %d: residuals of error feedback were kept on rank %d of %d, or for other fusion groups: "
-                "they are dropped, and what records had lost stays lost",
-                *(owner.rank, owner.ranks, self.owner.rank, self.owner.ranks),
+                "rank %d of %d: residuals of error feedback were kept on rank %d of %d with %s, or for other fusion "
+                "groups: they are dropped, and what records had lost stays lost",
+                *(owner.rank, owner.ranks, self.owner.rank, self.owner.ranks, self.owner.exchange),
             )
             self._kept = {}
         self.owner = owner
@@ -80,14 +82,14 @@ class Residuals:
         for (group, shot), kept in sorted(self._kept.items()):
             values = kept.values.copy() if kept.arrays is None else kept.arrays.on_host(kept.values)
             entries.append({"group": group, "shot": shot, "start": kept.start, "values": torch.from_numpy(values)})
-        owner = self.owner and [self.owner.rank, self.owner.ranks, self.owner.plan]
+        owner = self.owner and list(astuple(self.owner))
         return {"owner": owner, "entries": entries}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Residuals:
         """Return what ``state_dict`` was taken of."""
         kept = {
-            (entry["group"], entry["shot"]): _Kept(entry["start"], entry["values"].numpy().copy(), None)
+            (entry["group"], entry["shot"]): _Kept(entry["start"], entry["values"].cpu().numpy().copy(), None)
             for entry in state["entries"]
         }
         return cls(state["owner"] and Owner(*state["owner"]), kept)

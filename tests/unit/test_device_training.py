@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from alq_hvd import backends
+from alq_hvd import backends, connection
 from alq_hvd.communicator.base import Communicator, Payload, Pending
 from alq_hvd.communicator.horovod import HorovodCommunicator
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
-from alq_hvd.connection import require_device_records
+from alq_hvd.connection import agree_on_plan
 from alq_hvd.errors import ConfigurationError, ConfigurationMismatch, UnsupportedTensor, WireFormatError
 from alq_hvd.options import Options
 from alq_hvd.plan import FusionPlan
@@ -270,10 +270,14 @@ def test_a_sum_of_damaged_records_that_nobody_waited_for_is_taken_by_no_rank() -
 
 
 def test_device_records_need_gradients_on_devices_and_a_communicator_that_takes_them() -> None:
-    class HostOnly(Watched):
-        @property
-        def tensors(self) -> Watched:
-            raise AttributeError
+    class HostOnly:
+        def __init__(self, inner: LoopbackCommunicator) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "tensors":
+                raise AttributeError(name)
+            return getattr(self.inner, name)
 
     def program(ranks: LoopbackCommunicator) -> None:
         model = network(torch.float32, "cpu")
@@ -282,7 +286,7 @@ def test_device_records_need_gradients_on_devices_and_a_communicator_that_takes_
         with pytest.raises(ConfigurationError, match=r"device_records: expected every .* on a GPU, got 0\.weight enc"):
             train(ranks, model, compressor(ranks, model, mixed, **options))
         with pytest.raises(ConfigurationError, match="device_records: expected a communicator that takes tensors, got"):
-            train(ranks, model, compressor(HostOnly(ranks), model, EmulatedDevices(), **options, name="other"))
+            train(ranks, model, compressor(HostOnly(ranks), model, EmulatedDevices(), **options, name="other"))  # type: ignore[arg-type]
 
     LoopbackWorld(2).run(program)
 
@@ -296,6 +300,17 @@ def test_a_gradient_of_the_host_is_refused_where_the_device_codec_is_asked_for(n
             UnsupportedTensor, match=r'codec="cuda": expected gradients on a CUDA device.*\(40, 24\) on cpu'
         ):
             train(ranks, model, compressor(ranks, model, devices, names=names))
+
+    LoopbackWorld(2).run(program)
+
+
+def test_one_rank_that_can_not_hand_its_records_over_stops_all() -> None:
+    def program(ranks: LoopbackCommunicator) -> None:
+        model = network(torch.float32, "cpu")
+        devices = EmulatedDevices(holds=lambda tensor: ranks.rank == 0)
+        compression = compressor(ranks, model, devices, codec="auto", device_records=True)
+        with pytest.raises(ConfigurationMismatch, match="device_records: rank 0 has possible, rank 1 has expected"):
+            train(ranks, model, compression)
 
     LoopbackWorld(2).run(program)
 
@@ -317,7 +332,8 @@ def test_records_of_gpus_need_a_horovod_with_nccl(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(backends.horovod(), "nccl_built", lambda: 0)
     plan, ranks = FusionPlan.build([("weight", 4)], 8, [Gpu()]), HorovodCommunicator(process_set=Everyone())
     options = Options(method="alq", bits=3, device_records=True)
+    monkeypatch.setattr(connection, "agree_on_configuration", lambda communicator, own, name: own)
     with pytest.raises(ConfigurationError, match="device_records: expected a Horovod built with HOROVOD_GPU"):
-        require_device_records(options, plan, ranks)
+        agree_on_plan(options, plan, ranks, None)
     monkeypatch.setattr(backends.horovod(), "nccl_built", lambda: 21801)
-    require_device_records(options, plan, ranks)
+    agree_on_plan(options, plan, ranks, None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alq_hvd.communicator.base import allgather_bytes, as_payload
+from alq_hvd.communicator import base
+from alq_hvd.communicator.base import allgather_bytes, as_payload, gather_bytes, scatter_bytes
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.errors import AlqError, CommunicationTimeout
 
@@ -87,3 +88,21 @@ def test_two_collectives_under_one_name_are_refused() -> None:
 
     with pytest.raises(AlqError, match="allgather.*broadcast|broadcast.*allgather"):
         LoopbackWorld(2, timeout=5).run(program)
+
+
+@pytest.mark.parametrize("piece", [2**30, 12])
+@pytest.mark.parametrize("lengths", [(0, 0, 0), (5, 0, 17), (4, 4, 4)])
+def test_bytes_of_any_length_go_to_the_root_and_back_in_pieces(
+    piece: int, lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "_LARGEST_PIECE", piece)
+    texts = [bytes([65 + rank]) * length for rank, length in enumerate(lengths)]
+
+    def program(ranks: LoopbackCommunicator) -> tuple[list[bytes], bytes]:
+        gathered = gather_bytes(ranks, texts[ranks.rank], 1, "there")
+        return gathered, scatter_bytes(ranks, gathered, 1, "back")
+
+    done = LoopbackWorld(3).run(program)
+    assert [back for _, back in done] == texts
+    assert done[1][0] == texts
+    assert not any(done[0][0] + done[2][0])
