@@ -89,6 +89,8 @@ class Aggregator:
         assert self._communicator is not None
         self._owner = Owner(self._communicator.rank, self._communicator.size, plan, self.exchange.name)
         if self._residuals is not None:
+            for shot in self.shots:
+                shot.is_measured &= self._residuals.owner == self._owner
             self._residuals.belong_to(self._owner)
 
     def settle(self, groups: Sequence[int], stock: Stock, codec: Codec | None = None) -> Decision:
@@ -175,9 +177,7 @@ class Aggregator:
                     self.ledger.sent(shot.adapt(self._control, self.step, self._options.name))
         self._gathered = False
         for shot in self.shots:
-            contracted = shot.contracts
-            shot.end_step()
-            if self._residuals is not None and shot.contracts != contracted:
+            if shot.end_step() and self._residuals is not None:
                 self._pause_or_resume(shot)
         self.ledger.end_step()
         self.step += 1
@@ -186,8 +186,7 @@ class Aggregator:
     def _measures(self) -> bool:
         """Return whether the open step's gradients are looked at, and not only sent.
 
-        New levels may make error feedback impossible, or possible: with it they are measured at once, or as soon as the
-        gradients are finite.
+        With error feedback new levels are measured at once, or as soon as all gradients are finite.
         """
         used = self.shots[: self.exchange.shots]
         unmeasured = self._residuals is not None and not all(shot.is_measured for shot in used)
@@ -195,8 +194,7 @@ class Aggregator:
 
     def _pause_or_resume(self, shot: AdaptiveShot) -> None:
         """Drop residuals that would grow from step to step, and say so."""
-        assert self._communicator is not None
-        assert self._residuals is not None
+        assert self._communicator is not None and self._residuals is not None
         where = (self._communicator.rank, self.step, shot.index + 1, shot.relative_variance)
         if shot.contracts:
             _logger.info("rank %d, step %d: error feedback goes on: records of shot %d lose %.3g of what they carry",
@@ -293,6 +291,8 @@ class Aggregator:
             self.ledger.bytes_total = int(state["bytes_total"])
             if residuals is not None:
                 self._residuals = residuals
+                for paused in (shot for shot in self.shots if not shot.contracts):
+                    residuals.drop(paused.index)
                 if self._owner is not None:
                     residuals.belong_to(self._owner)
         except (KeyError, TypeError) as error:

@@ -57,6 +57,8 @@ class CompressionHandler:
         own = self.value.state_dict()
         name, kept = f"{self.value.options.name}.elastic", {part: own.pop(part) for part in _OWN}
         state = unpack(broadcast_bytes(self.value.communicator, pack(own, name), _LEADER, name), name)
+        for shot in (state, *state["later_shots"]):
+            shot["is_measured"] = False  # the leader's variance tells of the leader's gradients
         self.value.load_state_dict({**state, **kept})
         self.save()
 

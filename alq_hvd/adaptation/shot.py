@@ -68,6 +68,7 @@ class AdaptiveShot:
         """Drop what was gathered and measured in the open step."""
         self._statistics = GradientStatistics.empty(self._policy.weight_exponent)
         self._squared_error = self._squared_norm = 0.0
+        self._measured_all = True
 
     def gather(self, codec: Codec, values: Values) -> None:
         """Add ``values`` to what the next table is fitted to."""
@@ -80,7 +81,9 @@ class AdaptiveShot:
         stamp = Stamp(self.levels.digest, 0, 0)
         record = codec.encode(values, layout, self.levels, key, stamp)
         measured = codec.arrays.squares(codec.decode_sum([record], layout, self.levels, [stamp], 1.0), values)
-        if measured is not None:
+        if measured is None:
+            self._measured_all = False
+        else:
             self._squared_error += measured[0]
             self._squared_norm += measured[1]
 
@@ -115,13 +118,19 @@ class AdaptiveShot:
                 _logger.info("%s: levels stay: %s", where, update.reason)
         return agreement.bytes_sent
 
-    def end_step(self) -> None:
-        """Turn the step's measurements into ``relative_variance``, and forget what was gathered."""
-        if self._squared_norm > 0:
+    def end_step(self) -> bool:
+        """Turn the step's measurements into ``relative_variance``, and forget what was gathered.
+
+        Where a gradient was not finite the others do not stand for it: that step measures nothing. Returns whether
+        ``contracts`` has changed.
+        """
+        contracted = self.contracts
+        if self._squared_norm > 0 and self._measured_all:
             self.relative_variance = self._squared_error / self._squared_norm
             self.is_measured = True
-        self.is_measured &= self._measured_with == self.levels
+        self.is_measured &= self._measured_all and self._measured_with == self.levels
         self.forget()
+        return self.contracts != contracted
 
     def metrics(self) -> dict[str, Any]:
         """Return the levels and their history, as plain values."""
@@ -146,6 +155,6 @@ class AdaptiveShot:
         levels = Levels.from_state_dict(state["levels"])
         self.config.require_fit(levels)
         adaptations = [Adaptation(**entry) for entry in state["adaptations"]]
-        self.levels, self.adaptations = levels, adaptations
         self.relative_variance, self.is_measured = state["relative_variance"], bool(state["is_measured"])
+        self.levels, self.adaptations = levels, adaptations
         self._measured_with = levels

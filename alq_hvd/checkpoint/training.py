@@ -124,16 +124,19 @@ class Checkpoint:
             if found is None:
                 return b""
             whole = unpack(found.payload, str(found.path))
-            saved = whole.pop("parts")
-            parts.extend(saved[each if each < len(saved) else _CHIEF] for each in range(size))
+            try:
+                saved = whole.pop("parts")
+                parts.extend(saved[each if each < len(saved) else _CHIEF] for each in range(size))
+            except (AttributeError, KeyError, IndexError, TypeError) as error:
+                raise StateError(f"{found.path}: expected what save() writes, got a file without {error}") from error
             return pack((found.step, str(found.path), len(saved), whole), "found")
 
         received = self._from_chief(read)
         if not received:
             return None
         step, path, ranks, whole = unpack(received, "found")
-        self._require_same_settings(whole["settings"], path)
         own_part = scatter_bytes(self._communicator, parts, _CHIEF, "alq_hvd.checkpoint.own")
+        self._require_same_settings(whole["settings"], path)
         own = unpack(own_part, f"{path}, rank {rank}")
         if own.keys() != {"buffers", "random", *self._own} or whole["shared"].keys() != {"model", *self._shared}:
             raise StateError(

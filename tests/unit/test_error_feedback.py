@@ -262,6 +262,25 @@ def test_a_first_step_that_is_not_finite_does_not_hide_that_records_lose_too_muc
     assert max(largest[2:]) < 3 * largest[0]
 
 
+def test_groups_that_are_finite_do_not_stand_for_one_that_is_not() -> None:
+    """One group loses little, the other too much; at the only step that would measure both, that one has overflowed."""
+
+    def program(ranks: LoopbackCommunicator) -> float:
+        own = aggregator(ranks, **{**BAD, "bits": 4, "zero_level": True, "measure_every": 10**6})
+        for step in range(20):
+            sparse, dense = np.zeros(1000, np.float32), gradient(ranks.rank, 1000, step=step)
+            sparse[7] = 3
+            dense[5] = np.inf if step == 0 else dense[5]
+            own.start(0, sparse)
+            own.start(1, dense)
+            largest = float(np.abs(own.result(1, 1.0)).max())
+            own.result(0, 1.0)
+            own.end_step()
+        return largest
+
+    assert LoopbackWorld(2).run(program)[0] < 40
+
+
 def test_levels_are_fitted_to_what_is_sent_and_not_to_the_bare_gradient() -> None:
     """The gradient is zero at the adaptation: all that is sent then is the residual."""
 
