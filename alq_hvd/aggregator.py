@@ -20,7 +20,6 @@ from alq_hvd.exchange.in_flight import GroupsInFlight
 from alq_hvd.exchange.residuals import Owner, Residuals
 from alq_hvd.exchange.trial import Stock
 from alq_hvd.ledger import Ledger
-from alq_hvd.levels import Levels
 from alq_hvd.options import Options
 from alq_hvd.planning.break_even import Decision
 
@@ -104,11 +103,6 @@ class Aggregator:
         return self.exchange.settle(self._task("trial", _NO_GROUP, codec or self._codec), groups, stock)
 
     @property
-    def levels(self) -> Levels:
-        """Return the levels of the gradients."""
-        return self.shots[0].levels
-
-    @property
     def levels_fingerprint(self) -> int:
         """Return 16 bits that change with the levels of any shot and their versions."""
         history = b"".join(struct.pack("<II", shot.levels.digest, shot.levels.version) for shot in self.shots)
@@ -188,9 +182,13 @@ class Aggregator:
 
         With error feedback new levels are measured at once, or as soon as all gradients are finite.
         """
-        used = self.shots[: self.exchange.shots]
-        unmeasured = self._residuals is not None and not all(shot.is_measured for shot in used)
-        return self.gathers_statistics or unmeasured or self.step % self._options.measure_every == 0
+        if self._residuals is not None and not all(shot.is_measured for shot in self.shots[: self.exchange.shots]):
+            return True
+        return self._measures_every_shot
+
+    @property
+    def _measures_every_shot(self) -> bool:
+        return self.gathers_statistics or self.step % self._options.measure_every == 0
 
     def _pause_or_resume(self, shot: AdaptiveShot) -> None:
         """Drop residuals that would grow from step to step, and say so."""
@@ -212,7 +210,7 @@ class Aggregator:
         if self.gathers_statistics and not (self._sampled and shot == 0):
             with self.ledger.timed("adapt"):
                 self.shots[shot].gather(codec, values)
-        if self.gathers_statistics or not self.shots[shot].is_measured or self.step % self._options.measure_every == 0:
+        if self._measures_every_shot or not self.shots[shot].is_measured:
             self.shots[shot].measure(codec, values, key)
 
     def _task(self, name: str, group: int, codec: Codec) -> Task:

@@ -13,8 +13,6 @@ import json
 import os
 import platform
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from alq_hvd import backends  # noqa: E402
 from alq_hvd.cli import bench, torch_eager  # noqa: E402
-from alq_hvd.cli.codec_rates import SLOW_ELEMENTS, SLOW_REPEATS, Rate  # noqa: E402
+from alq_hvd.cli.codec_rates import SLOW_ELEMENTS, SLOW_REPEATS, Rate, seconds_of  # noqa: E402
 from alq_hvd.codec.native import instruction_sets  # noqa: E402
 from alq_hvd.machine import processor  # noqa: E402
 
@@ -66,14 +64,6 @@ def grace_rates(checkout: Path, bits: list[int], elements: int, copy: float, thr
         sys.exit(f"benchmarks/codec.py: expected a checkout of GRACE in {checkout}, got one without {missing.name}")
     torch = backends.torch()
 
-    def fastest(size: int, work: Callable[[], object]) -> float:
-        seconds = []
-        for _ in range(3 * SLOW_REPEATS):
-            start = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - start)
-        return size / min(seconds)
-
     rates = []
     with torch_eager.limited_threads(threads):
         for size in (SLOW_ELEMENTS, elements):
@@ -85,7 +75,7 @@ def grace_rates(checkout: Path, bits: list[int], elements: int, copy: float, thr
                     ("encode", partial(qsgd.compress, gradient, "gradient")),
                     ("decode_sum", partial(qsgd.decompress, sent, shape)),
                 ):
-                    speed = fastest(size, work)
+                    speed = size / min(seconds_of(work) for _ in range(3 * SLOW_REPEATS))
                     rates.append(Rate("grace-qsgd", operation, width, 1, size, speed, copy, threads=threads))
     return rates
 

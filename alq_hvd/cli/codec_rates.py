@@ -98,9 +98,10 @@ def measure_cpu(bits: Sequence[int], elements: int, bucket_size: int, repeats: i
     ) -> Rate:
         seconds = []
         for _ in range(repeats if name == "native" else min(repeats, SLOW_REPEATS)):
-            copies.append(elements / _seconds(lambda: np.copyto(target, values)))
-            residual.fill(0)  # what a record of 2 bits loses grows from call to call, and ends in NaN, which is quick
-            seconds.append(_seconds(work))
+            copies.append(elements / seconds_of(lambda: np.copyto(target, values)))
+            if operation == "feedback":  # what 2 bits lose grows from call to call, and ends in NaN, which is quick
+                residual.fill(0)
+            seconds.append(seconds_of(work))
         used = 1 if name == "reference" else threads
         return Rate(name, operation, width, ranks, count, count / min(seconds), rotate=rotate, threads=used)
 
@@ -142,7 +143,8 @@ def _operations(
         yield "decode_sum", ranks, decode
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def seconds_of(work: Callable[[], object]) -> float:
+    """Return how long one call takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

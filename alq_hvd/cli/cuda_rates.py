@@ -116,7 +116,7 @@ def _operations(
         residual, calls = codec.arrays.zeros(elements), count()
 
         def feedback() -> object:
-            if next(calls) % CALLS == 0:  # what a record of 2 bits loses grows from call to call; 3 % of the time
+            if next(calls) % CALLS == 0:  # what a record of 2 bits loses grows from call to call
                 residual.zero_()
             return codec.encode(parts, layout, levels, KEY, stamp, residual)
 

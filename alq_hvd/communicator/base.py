@@ -125,8 +125,7 @@ def allgather_bytes(communicator: Communicator, data: bytes, name: str) -> list[
 
     1. All-gather the lengths. 2. All-gather the data, padded to the longest.
     """
-    own_length = np.array([len(data)], dtype="<i8").view(np.uint8)
-    lengths = [int(raw.view("<i8")[0]) for raw in communicator.allgather(own_length, f"{name}.length").wait()]
+    lengths = _lengths(communicator, data, name)
     padded = as_payload(data.ljust(max(lengths), b"\0"))
     received = communicator.allgather(padded, f"{name}.data").wait()
     return [raw[:length].tobytes() for raw, length in zip(received, lengths, strict=True)]
@@ -137,7 +136,7 @@ def gather_bytes(communicator: Communicator, data: bytes, root: int, name: str) 
 
     1. All-gather the lengths. 2. Gather the data, in pieces, because MPI counts the bytes of all ranks in 32 bits.
     """
-    longest = max(int(length) for length in allgather_bytes(communicator, str(len(data)).encode(), f"{name}.lengths"))
+    longest = max(_lengths(communicator, data, name))
     own, step = as_payload(data), _LARGEST_PIECE // communicator.size
     pieces = [
         communicator.gather(own[start : start + step], root, f"{name}.data").wait() for start in range(0, longest, step)
@@ -175,3 +174,9 @@ def broadcast_bytes(communicator: Communicator, data: bytes, root: int, name: st
         piece = own[start : start + _LARGEST_PIECE]
         pieces.append(communicator.broadcast(piece, root, f"{name}.data").wait().tobytes())
     return b"".join(pieces)
+
+
+def _lengths(communicator: Communicator, data: bytes, name: str) -> list[int]:
+    """Return how long every rank's ``data`` is, in rank order."""
+    own_length = np.array([len(data)], dtype="<i8").view(np.uint8)
+    return [int(raw.view("<i8")[0]) for raw in communicator.allgather(own_length, f"{name}.length").wait()]

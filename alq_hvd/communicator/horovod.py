@@ -136,16 +136,6 @@ class HorovodTensors:
 
     communicator: HorovodCommunicator
 
-    @property
-    def rank(self) -> int:
-        """Return this process's rank in the process set."""
-        return self.communicator.rank
-
-    @property
-    def size(self) -> int:
-        """Return the number of ranks in the process set."""
-        return self.communicator.size
-
     def allgather(self, payload: Tensor, name: str) -> Polled[list[Tensor]]:
         """Give every rank's payload to every rank; lengths must be equal."""
         return self.communicator.start_allgather(payload, name, list)

@@ -31,16 +31,6 @@ class DirectCarrier:
     tensors: Carrier
     staging: Staging
 
-    @property
-    def rank(self) -> int:
-        """Return this process's rank."""
-        return self.tensors.rank
-
-    @property
-    def size(self) -> int:
-        """Return how many ranks there are."""
-        return self.tensors.size
-
     def allgather(self, payload: Bytes, name: str) -> Pending[list[Bytes]]:
         """Give every rank's payload to every rank."""
         (guarded,) = self.staging.guarded([payload])

@@ -34,12 +34,12 @@ class Hierarchical:
         Sends 2 (N - 1)/N of a record a node between N nodes. The number of quantised contributions is N.
         """
         arrays, elements = task.codec.arrays, len(values)
-        inside = task.carrier_over(self.nodes.inside)
+        inside, carrier = self.nodes.inside, task.carrier_over(self.nodes.inside)
         shares = deal(elements, task.shots[0].config.bucket_size, inside.size)
         own = shares[inside.rank]
         parts = [arrays.as_bytes(values[share.start : share.stop]) for share in shares]
         task.ledger.sent(4 * (elements - own.elements))
-        received = yield inside.alltoall(parts, f"{task.name}.inside")
+        received = yield carrier.alltoall(parts, f"{task.name}.inside")
         share_of_node = arrays.room_for_sum(values[own.start : own.stop])
         arrays.add_up(received, share_of_node)
 
@@ -49,7 +49,7 @@ class Hierarchical:
             decode(1.0, share_of_node)
         padded = arrays.padded(arrays.as_bytes(share_of_node), 4 * max(share.elements for share in shares))
         task.ledger.sent((inside.size - 1) * len(padded))
-        spread = yield inside.allgather(padded, f"{task.name}.spread")
+        spread = yield carrier.allgather(padded, f"{task.name}.spread")
 
         def decoded(scale: float, out: Values) -> None:
             for part, share in zip(spread, shares, strict=True):

@@ -14,16 +14,6 @@ from alq_hvd.errors import WireFormatError
 class Carrier(Protocol):
     """Move records between ranks, wherever they lie; see ``Communicator``, which carries those of the host."""
 
-    @property
-    def rank(self) -> int:
-        """Return this process's rank."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Return how many ranks there are."""
-        ...
-
     def allgather(self, payload: Bytes, name: str) -> Pending[list[Bytes]]:
         """Give every rank's payload to every rank, in rank order; lengths must be equal."""
         ...
@@ -73,16 +63,6 @@ class StagedCarrier:
     communicator: Communicator
     staging: Staging
 
-    @property
-    def rank(self) -> int:
-        """Return this process's rank."""
-        return self.communicator.rank
-
-    @property
-    def size(self) -> int:
-        """Return how many ranks there are."""
-        return self.communicator.size
-
     def allgather(self, payload: Bytes, name: str) -> StagedPending:
         """Give every rank's payload to every rank."""
         return self._staged([payload], lambda host: self.communicator.allgather(host[0], name), name)
@@ -94,7 +74,7 @@ class StagedCarrier:
     def _staged(
         self, payloads: Sequence[Bytes], launch: Callable[[list[Record]], Pending[list[Record]]], name: str
     ) -> StagedPending:
-        departure = _Named(self.staging.depart(payloads), f"rank {self.rank}: {name}")
+        departure = _Named(self.staging.depart(payloads), f"rank {self.communicator.rank}: {name}")
         return StagedPending(departure, launch, self.staging)
 
 
