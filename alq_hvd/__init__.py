@@ -15,19 +15,19 @@ from alq_hvd.errors import AlqError
 from alq_hvd.version import __version__
 
 if TYPE_CHECKING:
-    from alq_hvd.adaptation.schedule import Schedule
-    from alq_hvd.constructors import Compression
-    from alq_hvd.levels import Levels
-    from alq_hvd.statistics import GradientStatistics
+    from alq_hvd.engine.adaptation.schedule import Schedule
+    from alq_hvd.frontends.horovod.compression import Compression
+    from alq_hvd.quantiser.levels import Levels
+    from alq_hvd.quantiser.statistics import GradientStatistics
 
 __all__ = ["AlqError", "Compression", "GradientStatistics", "Levels", "Schedule", "__version__", "errors"]
 
 
 _LAZY = {
-    "Compression": "alq_hvd.constructors",
-    "GradientStatistics": "alq_hvd.statistics",
-    "Levels": "alq_hvd.levels",
-    "Schedule": "alq_hvd.adaptation.schedule",
+    "Compression": "alq_hvd.frontends.horovod.compression",
+    "GradientStatistics": "alq_hvd.quantiser.statistics",
+    "Levels": "alq_hvd.quantiser.levels",
+    "Schedule": "alq_hvd.engine.adaptation.schedule",
 }
 
 

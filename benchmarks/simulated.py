@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from alq_hvd.aggregator import Aggregator
 from alq_hvd.codec.base import FloatArray
 from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
-from alq_hvd.options import Options
+from alq_hvd.engine.aggregator import Aggregator
+from alq_hvd.engine.options import Options
 
 WAYS: dict[str, dict[str, Any]] = {
     "allgather 4": {"exchange": "allgather", "bits": 4},

@@ -10,8 +10,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from alq_hvd.config import require_int
 from alq_hvd.errors import CheckpointError
+from alq_hvd.quantiser.config import require_int
 
 _logger = logging.getLogger(__name__)
 _HEADER = struct.Struct("<8sQ32s")

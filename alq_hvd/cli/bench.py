@@ -9,8 +9,8 @@ from dataclasses import asdict
 
 from alq_hvd.cli import Subparsers
 from alq_hvd.cli.codec_rates import Rate, measure_cpu
-from alq_hvd.config import require_int
 from alq_hvd.errors import ConfigurationError
+from alq_hvd.quantiser.config import require_int
 
 ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 26}
 """Default sizes: several times what caches hold."""

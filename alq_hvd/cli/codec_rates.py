@@ -14,9 +14,9 @@ from alq_hvd.codec.base import Codec, FloatArray, Record
 from alq_hvd.codec.keys import stream_key
 from alq_hvd.codec.native import NativeCodec
 from alq_hvd.codec.reference import ReferenceCodec
-from alq_hvd.config import QuantiserConfig
-from alq_hvd.levels import Levels
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 SLOW_ELEMENTS = 1 << 20
 """NumPy and eager PyTorch are timed on at most this many elements: they are the same speed on more."""

@@ -17,9 +17,9 @@ from alq_hvd.cli.resnet50 import resnet50_shapes
 from alq_hvd.codec.cuda_codec import CudaCodec
 from alq_hvd.codec.cuda_device import CudaDevice, Device
 from alq_hvd.codec.device_arrays import Parts
-from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import BackendUnavailable
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 RANKS = (1, 4, 8)
 RECODED_RANKS = 4

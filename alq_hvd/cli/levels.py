@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alq_hvd import methods
 from alq_hvd.cli.gradient_file import read_gradient
 from alq_hvd.cli.measurement import Measured, fit, measure
-from alq_hvd.config import DEFAULT_BUCKET_SIZE, NORMS, QuantiserConfig
-from alq_hvd.policies import LevelUpdate
+from alq_hvd.quantiser import methods
+from alq_hvd.quantiser.config import DEFAULT_BUCKET_SIZE, NORMS, QuantiserConfig
+from alq_hvd.quantiser.policies import LevelUpdate
 
 CHOICES = tuple(name for name in methods.NAMES if name != "none" and False in methods.rotations_of(name))
 ROTATED = tuple(name for name in methods.NAMES if True in methods.rotations_of(name))

@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from alq_hvd.cli.measurement import chunks
 from alq_hvd.codec.reference import ReferenceCodec
-from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import BackendUnavailable, ConfigurationError
-from alq_hvd.levels import Levels
-from alq_hvd.policies.distributions import Moments, PiecewiseUniform
-from alq_hvd.policies.dynamic_programming import clamp_costs, interval_costs
-from alq_hvd.statistics import BINS, GradientStatistics, bin_edges
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.policies.distributions import Moments, PiecewiseUniform
+from alq_hvd.quantiser.policies.dynamic_programming import clamp_costs, interval_costs
+from alq_hvd.quantiser.statistics import BINS, GradientStatistics, bin_edges
 
 _MERGED_BINS = 4
 

@@ -11,13 +11,13 @@ import numpy.typing as npt
 from alq_hvd.codec.keys import StreamKey, stream_key
 from alq_hvd.codec.reference import ReferenceCodec, bucket_norms, clip_buckets, quantise
 from alq_hvd.codec.rotation import gain, rotate_values, rotate_values_back, sign_key
-from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import ConfigurationError
-from alq_hvd.levels import Levels
-from alq_hvd.methods import Method
-from alq_hvd.policies import LevelUpdate
-from alq_hvd.statistics import GradientStatistics
-from alq_hvd.theory import bytes_fixed, bytes_ideal, entropy_bits
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.methods import Method
+from alq_hvd.quantiser.policies import LevelUpdate
+from alq_hvd.quantiser.statistics import GradientStatistics
+from alq_hvd.quantiser.theory import bytes_fixed, bytes_ideal, entropy_bits
 
 Values = npt.NDArray[np.float32]
 CHUNK = 2**20

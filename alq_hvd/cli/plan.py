@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alq_hvd import methods
 from alq_hvd.cli.gradient_file import read_gradient
 from alq_hvd.cli.measurement import fit, measure
-from alq_hvd.config import DEFAULT_BUCKET_SIZE, QuantiserConfig
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.planning import units
 from alq_hvd.planning.cost import CodecSpeed, Link, World
 from alq_hvd.planning.rows import Row, Workload, recommend, rows
+from alq_hvd.quantiser import methods
+from alq_hvd.quantiser.config import DEFAULT_BUCKET_SIZE, QuantiserConfig
 
 DEFAULT_BITS = ("3", "4", "4,8")
 SAMPLE_ELEMENTS = 2**17

@@ -9,7 +9,7 @@ from typing import Any
 
 from alq_hvd import backends
 from alq_hvd.codec.base import FloatArray
-from alq_hvd.levels import Levels
+from alq_hvd.quantiser.levels import Levels
 
 
 def operations(

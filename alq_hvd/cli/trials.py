@@ -70,9 +70,9 @@ def codec(name: str) -> str:
     import numpy as np
 
     from alq_hvd.codec.keys import stream_key
-    from alq_hvd.config import QuantiserConfig
-    from alq_hvd.levels import Levels
-    from alq_hvd.wire import RecordLayout, Stamp
+    from alq_hvd.quantiser.config import QuantiserConfig
+    from alq_hvd.quantiser.levels import Levels
+    from alq_hvd.quantiser.record import RecordLayout, Stamp
 
     def make(which: str) -> Codec:
         made: Codec = getattr(importlib.import_module(f"alq_hvd.codec.{which}"), CODECS[which])()

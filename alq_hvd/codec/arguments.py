@@ -8,8 +8,8 @@ import numpy as np
 
 from alq_hvd.codec.arrays import FloatArray, Record
 from alq_hvd.errors import ConfigurationError, UnsupportedTensor
-from alq_hvd.levels import Levels
-from alq_hvd.wire import RecordLayout, Stamp, verify
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import RecordLayout, Stamp, verify
 
 
 def require_values(values: FloatArray, elements: int | None = None) -> None:

@@ -7,10 +7,10 @@ from typing import Protocol
 
 from alq_hvd.codec.arrays import Arrays, Bytes, FloatArray, Record, Values
 from alq_hvd.codec.keys import StreamKey
-from alq_hvd.config import QuantiserConfig
-from alq_hvd.levels import Levels
-from alq_hvd.statistics import GradientStatistics
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import RecordLayout, Stamp
+from alq_hvd.quantiser.statistics import GradientStatistics
 
 __all__ = ["Arrays", "Bytes", "Codec", "FloatArray", "Record", "Values"]
 

@@ -12,8 +12,8 @@ from alq_hvd.codec import cuda_structs
 from alq_hvd.codec.cuda_device import Device, Tensor
 from alq_hvd.codec.device_arrays import Parts
 from alq_hvd.errors import ConfigurationError, UnsupportedTensor, WireFormatError
-from alq_hvd.levels import Levels
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 TYPES = {"torch.float32": "float", "torch.float16": "alq::Half", "torch.bfloat16": "alq::Brain"}
 SLOTS = 64

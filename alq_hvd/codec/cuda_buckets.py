@@ -13,7 +13,7 @@ from alq_hvd.codec.cuda_device import Device, Tensor
 from alq_hvd.codec.cuda_kernels import WARPS
 from alq_hvd.codec.cuda_structs import Struct
 from alq_hvd.codec.keys import StreamKey
-from alq_hvd.wire import RecordLayout
+from alq_hvd.quantiser.record import RecordLayout
 
 
 def norms_and_limits(device: Device, group: Struct, tensors: Struct, kind: str, buckets: int) -> tuple[Tensor, Tensor]:

@@ -26,10 +26,10 @@ from alq_hvd.codec.cuda_stream import StreamOrder
 from alq_hvd.codec.device_arrays import DeviceArrays, Parts
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.codec.rotation import rotation_words, sign_key
-from alq_hvd.config import QuantiserConfig
-from alq_hvd.levels import Levels
-from alq_hvd.statistics import BINS, BINS_PER_OCTAVE_LOG2, BINS_PER_SIDE, OCTAVES, GradientStatistics
-from alq_hvd.wire import LANES, RecordLayout, Stamp
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import LANES, RecordLayout, Stamp
+from alq_hvd.quantiser.statistics import BINS, BINS_PER_OCTAVE_LOG2, BINS_PER_SIDE, OCTAVES, GradientStatistics
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from alq_hvd.codec.keys import SignKey
-from alq_hvd.config import QuantiserConfig
-from alq_hvd.levels import Levels
-from alq_hvd.wire import HEADER, LANES, TILE, Header, RecordLayout, Stamp
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import HEADER, LANES, TILE, Header, RecordLayout, Stamp
 
 Struct = npt.NDArray[np.void]
 

@@ -14,11 +14,11 @@ from alq_hvd.codec.arrays import FloatArray, HostArrays, Record
 from alq_hvd.codec.base import Codec
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.codec.rotation import rotation_words, sign_key
-from alq_hvd.config import QuantiserConfig, require_int
 from alq_hvd.errors import ConfigurationError
-from alq_hvd.levels import Levels
-from alq_hvd.statistics import BINS_PER_OCTAVE_LOG2, OCTAVES, GradientStatistics
-from alq_hvd.wire import RecordLayout, Stamp, seal
+from alq_hvd.quantiser.config import QuantiserConfig, require_int
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import RecordLayout, Stamp, seal
+from alq_hvd.quantiser.statistics import BINS_PER_OCTAVE_LOG2, OCTAVES, GradientStatistics
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from alq_hvd.codec.arrays import FloatArray, HostArrays, Record
 from alq_hvd.codec.base import Codec
 from alq_hvd.codec.keys import SignKey, StreamKey, random_bits
 from alq_hvd.codec.rotation import rotate_values, rotate_values_back, rotation_words, sign_key
-from alq_hvd.config import QuantiserConfig
-from alq_hvd.levels import Levels
-from alq_hvd.statistics import GradientStatistics
-from alq_hvd.wire import LANES, TILE, RecordLayout, Stamp, seal
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import LANES, TILE, RecordLayout, Stamp, seal
+from alq_hvd.quantiser.statistics import GradientStatistics
 
 SUM_LANES = 1024
 SMALLEST_NORM = np.finfo(np.float32).tiny

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from alq_hvd.codec.keys import SignKey, StreamKey, random_bits
-from alq_hvd.config import QuantiserConfig
-from alq_hvd.wire import LANES, TILE
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.record import LANES, TILE
 
 FloatArray = npt.NDArray[np.float32]
 SQRT_HALF, SQRT_TWO = np.float32(0.5**0.5), np.float32(2**0.5)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from alq_hvd.communicator.base import Payload, Pending
-from alq_hvd.config import require_int
 from alq_hvd.errors import AlqError, CommunicationTimeout
+from alq_hvd.quantiser.config import require_int
 
 Returned = TypeVar("Returned")
 

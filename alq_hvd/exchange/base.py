@@ -9,13 +9,13 @@ from typing import Any, Protocol
 from alq_hvd.codec.base import Bytes, Codec, Values
 from alq_hvd.codec.keys import StreamKey, stream_key
 from alq_hvd.communicator.base import Communicator, Pending
-from alq_hvd.config import QuantiserConfig
 from alq_hvd.exchange.carriers import carrier
+from alq_hvd.exchange.ledger import Ledger
 from alq_hvd.exchange.residuals import Residuals
 from alq_hvd.exchange.staged import Carrier
-from alq_hvd.ledger import Ledger
-from alq_hvd.levels import Levels
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 Decode = Callable[[float, Values], None]
 """Given a scale and an output, write scale * (sum of the ranks' quantised gradients), the same bits on every rank."""

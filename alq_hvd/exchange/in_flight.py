@@ -9,8 +9,8 @@ from typing import Any
 from alq_hvd.codec.base import Values
 from alq_hvd.communicator.base import Pending
 from alq_hvd.exchange.base import Decode, Exchange
+from alq_hvd.exchange.ledger import Ledger
 from alq_hvd.exchange.staged import StagedPending
-from alq_hvd.ledger import Ledger
 
 
 class InFlight:

@@ -12,9 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from alq_hvd.config import require_int
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.planning import traffic
+from alq_hvd.quantiser.config import require_int
 
 
 @dataclass(frozen=True, slots=True)

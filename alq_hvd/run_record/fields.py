@@ -40,7 +40,7 @@ class RunResult:
     """Hold what a finished training says of itself; docs/run-record.md explains every field.
 
     Attributes:
-        compression: ``fp32`` and ``fp16`` for stock Horovod, else a name of ``alq_hvd.methods.NAMES``.
+        compression: ``fp32`` and ``fp16`` for stock Horovod, else a name of ``alq_hvd.quantiser.methods.NAMES``.
         bits: of a code, by shot; empty where there are no codes.
         examples: in one pass over the training data.
         batch_size: examples of a step, of all ranks together.

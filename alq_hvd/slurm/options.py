@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from alq_hvd.config import require_int
 from alq_hvd.errors import ConfigurationError
+from alq_hvd.quantiser.config import require_int
 from alq_hvd.slurm.environments import Bare, Environment
 from alq_hvd.slurm.launchers import Launcher, Srun
 from alq_hvd.slurm.network import Network

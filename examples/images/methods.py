@@ -10,7 +10,7 @@ import horovod.torch as hvd
 import torch
 
 import alq_hvd
-from alq_hvd.methods import NAMES
+from alq_hvd.quantiser.methods import NAMES
 
 STOCK = {"fp32": hvd.Compression.none, "fp16": hvd.Compression.fp16}
 """What Horovod brings along."""

@@ -1,6 +1,7 @@
 """Write the golden records: a file a number of bits, and rotated ones: the bytes that every codec must always give.
 
-Run ``python tests/golden/make_records.py`` only when the wire format changes, together with ``alq_hvd.wire.VERSION``.
+Run ``python tests/golden/make_records.py`` only when the wire format changes, together
+with ``alq_hvd.quantiser.record.VERSION``.
 The inputs use integer arithmetic, float32 multiplication and powers of two alone, so that they are the same anywhere.
 """
 
@@ -14,9 +15,9 @@ import numpy as np
 from alq_hvd.codec.base import Codec, FloatArray, Record
 from alq_hvd.codec.keys import stream_key
 from alq_hvd.codec.reference import ReferenceCodec
-from alq_hvd.config import QuantiserConfig
-from alq_hvd.levels import Levels
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 FOLDER = Path(__file__).parent
 ELEMENTS = 1500

@@ -6,8 +6,8 @@ import pytest
 
 from alq_hvd import backends
 from alq_hvd.codec.cuda_codec import CudaCodec
-from alq_hvd.config import Norm, QuantiserConfig
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.config import Norm, QuantiserConfig
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 from tests.support import cuda_cases
 from tests.support.cuda_cases import KEY, gradient, levels_of, on_device
 

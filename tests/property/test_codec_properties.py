@@ -11,9 +11,9 @@ from hypothesis.extra import numpy as arrays
 from alq_hvd.codec.keys import stream_key
 from alq_hvd.codec.native import NativeCodec
 from alq_hvd.codec.reference import ReferenceCodec
-from alq_hvd.config import QuantiserConfig
-from alq_hvd.levels import Levels
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 NATIVE, REFERENCE = NativeCodec(), ReferenceCodec()
 DRAWS = 4096

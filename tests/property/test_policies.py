@@ -8,12 +8,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from alq_hvd import methods, theory
-from alq_hvd.levels import Levels
-from alq_hvd.policies import Optimal
-from alq_hvd.policies.distributions import PiecewiseUniform
-from alq_hvd.policies.objective import gradient, psi
-from alq_hvd.statistics import GradientStatistics
+from alq_hvd.quantiser import methods, theory
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.policies import Optimal
+from alq_hvd.quantiser.policies.distributions import PiecewiseUniform
+from alq_hvd.quantiser.policies.objective import gradient, psi
+from alq_hvd.quantiser.statistics import GradientStatistics
 from tests.support.real_gradient import relative_variance, statistics_of
 
 ADAPTIVE = [name for name in methods.NAMES if methods.method(name, bits=2).policy.adapts]

@@ -15,11 +15,11 @@ from alq_hvd.codec.base import Codec
 from alq_hvd.codec.keys import stream_key
 from alq_hvd.codec.native import NativeCodec
 from alq_hvd.codec.reference import ReferenceCodec
-from alq_hvd.config import QuantiserConfig
-from alq_hvd.levels import Levels
-from alq_hvd.methods import method
-from alq_hvd.policies.lloyd_max import lloyd_max
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.methods import method
+from alq_hvd.quantiser.policies.lloyd_max import lloyd_max
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 from tests.support.real_gradient import real_gradient
 
 NATIVE, REFERENCE = NativeCodec(), ReferenceCodec()

@@ -13,10 +13,10 @@ from alq_hvd.codec.base import FloatArray
 from alq_hvd.codec.cuda_codec import CudaCodec
 from alq_hvd.codec.keys import StreamKey, stream_key
 from alq_hvd.codec.reference import ReferenceCodec
-from alq_hvd.config import Norm, QuantiserConfig
 from alq_hvd.errors import ConfigurationError, UnsupportedTensor, WireFormatError
-from alq_hvd.levels import Levels
-from alq_hvd.wire import RecordLayout, Stamp, verify
+from alq_hvd.quantiser.config import Norm, QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import RecordLayout, Stamp, verify
 
 REFERENCE = ReferenceCodec()
 KEY = stream_key(seed=1, step=2, rank=3, group=4, shot=0)

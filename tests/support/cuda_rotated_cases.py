@@ -10,11 +10,11 @@ import torch
 
 from alq_hvd.codec.cuda_codec import CudaCodec
 from alq_hvd.codec.keys import stream_key
-from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import WireFormatError
-from alq_hvd.levels import Levels
-from alq_hvd.policies.lloyd_max import lloyd_max
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.policies.lloyd_max import lloyd_max
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 from tests.support.cuda_cases import (
     KEY,
     REFERENCE,

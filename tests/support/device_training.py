@@ -10,8 +10,8 @@ import torch
 from alq_hvd.codec.choice import Codecs, Devices
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.loopback import LoopbackCommunicator
-from alq_hvd.compression import QuantisedCompressor
-from alq_hvd.options import Options
+from alq_hvd.engine.options import Options
+from alq_hvd.frontends.horovod.compressor import QuantisedCompressor
 from tests.support.stand_in import reduce_gradients
 
 OPTIONS: dict[str, Any] = {"method": "alq", "bits": 3, "bucket_size": 64, "min_elements": 100, "fusion_elements": 1000}

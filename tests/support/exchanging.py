@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from alq_hvd.aggregator import Aggregator
 from alq_hvd.codec.choice import choose_codec
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.communicator.base import Payload, Pending
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
-from alq_hvd.config import QuantiserConfig
+from alq_hvd.engine.aggregator import Aggregator
+from alq_hvd.engine.options import Options
 from alq_hvd.exchange.base import ExchangeFunction, Shot, Task
 from alq_hvd.exchange.in_flight import InFlight
-from alq_hvd.ledger import Ledger
-from alq_hvd.options import Options
-from alq_hvd.policies import fixed
+from alq_hvd.exchange.ledger import Ledger
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.policies import fixed
 
 
 def gradient(rank: int, elements: int, *, step: int = 0, signal: float = 1.0) -> np.ndarray:

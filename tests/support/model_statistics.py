@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from alq_hvd.statistics import BINS, GradientStatistics
+from alq_hvd.quantiser.statistics import BINS, GradientStatistics
 
 MODELS = {
     "TN(0, .1)": ([1.0], [0.0], [0.1]),

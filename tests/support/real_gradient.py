@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from alq_hvd.statistics import GradientStatistics
+from alq_hvd.quantiser.statistics import GradientStatistics
 
 SIDE, HIDDEN, CLASSES, BATCH, STEPS = 16, 320, 10, 128, 60
 

@@ -10,9 +10,9 @@ from alq_hvd.codec.base import Codec, FloatArray, Record
 from alq_hvd.codec.keys import StreamKey, stream_key
 from alq_hvd.codec.native import NativeCodec, instruction_sets
 from alq_hvd.codec.reference import ReferenceCodec
-from alq_hvd.config import QuantiserConfig
-from alq_hvd.levels import Levels
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 NATIVE = {name: NativeCodec(name) for name in instruction_sets()}
 CODECS: dict[str, Codec] = {"reference": ReferenceCodec(), **NATIVE}

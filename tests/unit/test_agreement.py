@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from alq_hvd.adaptation.agreement import agree
 from alq_hvd.communicator.base import Payload, Pending
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
+from alq_hvd.engine.adaptation.agreement import agree
 from alq_hvd.errors import LevelsMismatch
-from alq_hvd.levels import Levels
-from alq_hvd.policies.base import LevelUpdate
-from alq_hvd.statistics import GradientStatistics
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.policies.base import LevelUpdate
+from alq_hvd.quantiser.statistics import GradientStatistics
 
 CURRENT = Levels(np.array([-1, -0.5, 0.5, 1], dtype=np.float32), version=4)
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import alq_hvd
-from alq_hvd.aggregator import Aggregator
 from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
+from alq_hvd.engine.aggregator import Aggregator
+from alq_hvd.engine.options import Options
 from alq_hvd.errors import ConfigurationError, ConfigurationMismatch
 from alq_hvd.exchange import trial
-from alq_hvd.options import Options
 from alq_hvd.planning.break_even import MARGIN, PLAIN, Decision, Line, decide
 from tests.support.exchanging import gradient
 from tests.support.stand_in import reduce_gradients
@@ -109,7 +109,7 @@ def test_gradients_go_where_the_decision_says(
 ) -> None:
     predicted = {"fp32": 2.0, "two_shot": 3.0 if choice == PLAIN else 1.0}
     decided = Decision(choice, predicted)
-    monkeypatch.setattr("alq_hvd.connection.stock_allreduce", average_over)
+    monkeypatch.setattr("alq_hvd.engine.joining.stock_allreduce", average_over)
     monkeypatch.setattr(trial, "decide", lambda lines, groups: decided)
     caplog.set_level(logging.INFO, "alq_hvd")
 

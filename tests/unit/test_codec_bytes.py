@@ -8,10 +8,10 @@ from codec_cases import CODECS, KEY, NATIVE, encode, heavy_tailed, stamp_for, un
 
 from alq_hvd.codec.base import Codec
 from alq_hvd.codec.native import NativeCodec
-from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import UnsupportedTensor
-from alq_hvd.levels import Levels
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 REFERENCE = CODECS["reference"]
 LENGTHS = (0, 1, 31, 33, 511, 512, 513, 1023, 1025, 4096, 5000)

@@ -8,10 +8,10 @@ from codec_cases import CODECS, KEY, NATIVE, encode, heavy_tailed, stamp_for, un
 
 from alq_hvd.codec.base import Codec
 from alq_hvd.codec.native import NativeCodec
-from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import AlqError, ConfigurationError, UnsupportedTensor, WireFormatError
-from alq_hvd.levels import Levels
-from alq_hvd.wire import RecordLayout, checksum, seal
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import RecordLayout, checksum, seal
 
 CONFIG, LEVELS = QuantiserConfig(3, 512), uniform_levels(3)
 LAYOUT, STAMP = RecordLayout(3000, CONFIG), stamp_for(LEVELS)

@@ -24,11 +24,11 @@ from alq_hvd.codec.base import Codec
 from alq_hvd.codec.keys import stream_key
 from alq_hvd.codec.native import NativeCodec
 from alq_hvd.codec.rotation import rotate_values_back
-from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import ConfigurationError, WireFormatError
-from alq_hvd.levels import Levels
-from alq_hvd.policies.lloyd_max import lloyd_max
-from alq_hvd.wire import HEADER, RecordLayout, Stamp, seal
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.policies.lloyd_max import lloyd_max
+from alq_hvd.quantiser.record import HEADER, RecordLayout, Stamp, seal
 
 REFERENCE = CODECS["reference"]
 every_codec = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)

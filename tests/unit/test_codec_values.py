@@ -7,9 +7,9 @@ import pytest
 from codec_cases import CODECS, encode, heavy_tailed, round_trip, uneven_levels, uniform_levels
 
 from alq_hvd.codec.base import Codec
-from alq_hvd.config import QuantiserConfig
-from alq_hvd.levels import Levels
-from alq_hvd.wire import RecordLayout
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.record import RecordLayout
 
 pytestmark = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 TINY = float(np.finfo(np.float32).tiny)

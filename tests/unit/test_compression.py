@@ -12,9 +12,9 @@ import torch
 
 import alq_hvd
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
-from alq_hvd.ledger import ring_bytes
-from alq_hvd.probe import PROBE_BYTES
-from alq_hvd.wire import RecordLayout
+from alq_hvd.exchange.ledger import ring_bytes
+from alq_hvd.frontends.horovod.probe import PROBE_BYTES
+from alq_hvd.quantiser.record import RecordLayout
 from tests.support.small_model import SHAPES, backward, compressor, exact, model, named_gradients
 from tests.support.stand_in import average, reduce_gradients, total
 
@@ -347,7 +347,7 @@ def test_a_world_of_one_sends_nothing_and_changes_nothing() -> None:
 
 
 def test_every_method_of_the_registry_has_a_constructor() -> None:
-    from alq_hvd.methods import NAMES
+    from alq_hvd.quantiser.methods import NAMES
 
     for name in NAMES:
         assert getattr(alq_hvd.Compression, name)().options.method == name

@@ -11,8 +11,8 @@ import torch
 
 from alq_hvd.codec import cuda_structs
 from alq_hvd.codec.cuda_codec import CudaCodec
-from alq_hvd.config import Norm, QuantiserConfig
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.config import Norm, QuantiserConfig
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 from tests.support import cuda_cases
 from tests.support.emulated_device import EmulatedDevice, library, needs_compiler
 

@@ -14,8 +14,8 @@ from alq_hvd.cli.codec_rates import KEY, Rate, levels_of
 from alq_hvd.cli.counted_device import CountedDevice
 from alq_hvd.cli.resnet50 import resnet50_shapes
 from alq_hvd.codec.cuda_codec import CudaCodec
-from alq_hvd.config import QuantiserConfig
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 from tests.support.emulated_device import EmulatedDevice, needs_compiler
 
 pytestmark = [needs_compiler, pytest.mark.timeout(300)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alq_hvd.codec.cuda_codec import CudaCodec
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 from tests.support import cuda_cases, cuda_rotated_cases
 from tests.support.cuda_rotated_cases import KINDS, config_of, table_of
 from tests.support.emulated_device import EmulatedDevice, needs_compiler

@@ -13,9 +13,9 @@ from alq_hvd.codec.arrays import HostArrays
 from alq_hvd.codec.cuda_codec import CudaCodec
 from alq_hvd.codec.cuda_stream import StreamOrder
 from alq_hvd.codec.device_arrays import DeviceArrays, Parts
-from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import WireFormatError
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 from tests.support.cuda_cases import KEY, levels_of
 from tests.support.emulated_device import EmulatedDevice, needs_compiler
 

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from alq_hvd import backends, connection
+from alq_hvd import backends
 from alq_hvd.communicator.base import Communicator, Payload, Pending
 from alq_hvd.communicator.horovod import HorovodCommunicator
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
-from alq_hvd.connection import agree_on_plan
+from alq_hvd.engine import joining
+from alq_hvd.engine.joining import agree_on_layout
+from alq_hvd.engine.layout import FusionLayout
+from alq_hvd.engine.options import Options
 from alq_hvd.errors import ConfigurationError, ConfigurationMismatch, UnsupportedTensor, WireFormatError
-from alq_hvd.options import Options
-from alq_hvd.plan import FusionPlan
 from tests.support.device_training import compressor, gradients_of, network, train, weights
 from tests.support.emulated_device import EmulatedDevice, EmulatedDevices, needs_compiler
 from tests.support.exchanging import Watched
@@ -121,11 +122,11 @@ def test_gradients_of_the_host_and_of_a_device_in_one_model() -> None:
     def program(ranks: LoopbackCommunicator) -> tuple[bytes, list[Any]]:
         model = network(torch.float32, "cpu")
         compression = compressor(ranks, model, split, codec="auto", fusion_elements=10_000)
-        return train(ranks, model, compression), compression._keys.plan.describe()  # type: ignore[union-attr]
+        return train(ranks, model, compression), compression._keys.layout.describe()  # type: ignore[union-attr]
 
     expected = run(2, on_host, fusion_elements=1000)
-    for result, plan in LoopbackWorld(2).run(program):
-        assert plan == [["0.weight", 960, "group 0"], ["2.weight", 1200, "group 1"]]
+    for result, layout in LoopbackWorld(2).run(program):
+        assert layout == [["0.weight", 960, "group 0"], ["2.weight", 1200, "group 1"]]
         assert result == expected
 
 
@@ -330,10 +331,10 @@ class Gpu:
 def test_records_of_gpus_need_a_horovod_with_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
     """Said before the first record is made: Horovod's own error names a type of tensor, and no remedy."""
     monkeypatch.setattr(backends.horovod(), "nccl_built", lambda: 0)
-    plan, ranks = FusionPlan.build([("weight", 4)], 8, [Gpu()]), HorovodCommunicator(process_set=Everyone())
+    layout, ranks = FusionLayout.build([("weight", 4)], 8, [Gpu()]), HorovodCommunicator(process_set=Everyone())
     options = Options(method="alq", bits=3, device_records=True)
-    monkeypatch.setattr(connection, "agree_on_configuration", lambda communicator, own, name: own)
+    monkeypatch.setattr(joining, "agree_on_configuration", lambda communicator, own, name: own)
     with pytest.raises(ConfigurationError, match="device_records: expected a Horovod built with HOROVOD_GPU"):
-        agree_on_plan(options, plan, ranks, None)
+        agree_on_layout(options, layout, ranks, None)
     monkeypatch.setattr(backends.horovod(), "nccl_built", lambda: 21801)
-    agree_on_plan(options, plan, ranks, None)
+    agree_on_layout(options, layout, ranks, None)

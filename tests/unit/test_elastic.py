@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import alq_hvd
-from alq_hvd import elastic
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
-from alq_hvd.elastic import CompressionHandler
 from alq_hvd.errors import AlqError, CallOrderError, ConfigurationMismatch
 from alq_hvd.exchange.choice import choose
+from alq_hvd.frontends.horovod import elastic
+from alq_hvd.frontends.horovod.elastic import CompressionHandler
 from tests.support.exchanging import Watched
 from tests.support.small_model import SHAPES, backward, compressor, exact, model, named_gradients
 from tests.support.stand_in import reduce_gradients

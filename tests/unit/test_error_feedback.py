@@ -11,16 +11,16 @@ import pytest
 import torch
 
 import alq_hvd
-from alq_hvd.aggregator import Aggregator
 from alq_hvd.checkpoint.plain import pack, unpack
 from alq_hvd.codec.choice import choose_codec
 from alq_hvd.codec.keys import stream_key
 from alq_hvd.codec.native import NativeCodec, instruction_sets
 from alq_hvd.codec.reference import ReferenceCodec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
+from alq_hvd.engine.aggregator import Aggregator
+from alq_hvd.engine.options import Options
 from alq_hvd.errors import ConfigurationMismatch, StateError, UnsupportedTensor
-from alq_hvd.options import Options
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 from tests.support.exchanging import gradient
 from tests.support.grid import grid
 

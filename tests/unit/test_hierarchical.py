@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alq_hvd.aggregator import Aggregator
 from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.communicator.nodes import group_by_node
+from alq_hvd.engine.aggregator import Aggregator
+from alq_hvd.engine.options import Options
 from alq_hvd.errors import ConfigurationError
-from alq_hvd.options import Options
 from alq_hvd.planning import traffic
 from tests.support.exchanging import aggregate, gradient
 from tests.support.grid import grid

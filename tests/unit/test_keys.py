@@ -11,8 +11,8 @@ from scipy import stats
 
 from alq_hvd.codec.keys import StreamKey, stream_key
 from alq_hvd.codec.reference import random_bits
-from alq_hvd.config import QuantiserConfig
-from alq_hvd.wire import RecordLayout, Stamp
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 COUNT = 1 << 20
 BASE = {"seed": 7, "step": 1000, "rank": 0, "group": 0, "shot": 0}

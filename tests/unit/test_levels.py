@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from alq_hvd.config import QuantiserConfig
 from alq_hvd.errors import ConfigurationError
-from alq_hvd.levels import MINIMUM_GAP, Levels
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import MINIMUM_GAP, Levels
 
 THREE_BITS = np.array([-1, -0.5, -0.25, -0.125, 0.125, 0.25, 0.5, 1], dtype=np.float32)
 

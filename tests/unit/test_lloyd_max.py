@@ -7,9 +7,9 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from alq_hvd.config import LARGEST_CENTROIDS
 from alq_hvd.errors import ConfigurationError
-from alq_hvd.policies.lloyd_max import lloyd_max
+from alq_hvd.quantiser.config import LARGEST_CENTROIDS
+from alq_hvd.quantiser.policies.lloyd_max import lloyd_max
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

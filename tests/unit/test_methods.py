@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from alq_hvd import methods
 from alq_hvd.errors import ConfigurationError
+from alq_hvd.quantiser import methods
 
 
 @pytest.mark.parametrize("name", methods.NAMES)

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alq_hvd.levels import Levels
-from alq_hvd.policies import Alq, AlqGradient, fixed
-from alq_hvd.policies.adoption import adopt
-from alq_hvd.policies.descent import descend
-from alq_hvd.policies.objective import gradient, psi
-from alq_hvd.policies.truncated_normal import TruncatedNormalMixture
-from alq_hvd.statistics import GradientStatistics
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.policies import Alq, AlqGradient, fixed
+from alq_hvd.quantiser.policies.adoption import adopt
+from alq_hvd.quantiser.policies.descent import descend
+from alq_hvd.quantiser.policies.objective import gradient, psi
+from alq_hvd.quantiser.policies.truncated_normal import TruncatedNormalMixture
+from alq_hvd.quantiser.statistics import GradientStatistics
 from tests.support.model_statistics import MODELS, model_statistics
 from tests.support.oracle import best_table
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from alq_hvd.policies import Amq, fixed
-from alq_hvd.policies.amq import best_multiplier
-from alq_hvd.policies.objective import psi
-from alq_hvd.policies.starts import exponential
-from alq_hvd.policies.truncated_normal import TruncatedNormalMixture
-from alq_hvd.statistics import GradientStatistics
+from alq_hvd.quantiser.policies import Amq, fixed
+from alq_hvd.quantiser.policies.amq import best_multiplier
+from alq_hvd.quantiser.policies.objective import psi
+from alq_hvd.quantiser.policies.starts import exponential
+from alq_hvd.quantiser.policies.truncated_normal import TruncatedNormalMixture
+from alq_hvd.quantiser.statistics import GradientStatistics
 from tests.support.model_statistics import MODELS, model_statistics
 
 

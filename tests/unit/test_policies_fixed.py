@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from alq_hvd.errors import ConfigurationError
-from alq_hvd.policies import Fixed, fixed
-from alq_hvd.statistics import GradientStatistics
+from alq_hvd.quantiser.policies import Fixed, fixed
+from alq_hvd.quantiser.statistics import GradientStatistics
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from alq_hvd.policies.distributions import PiecewiseUniform
-from alq_hvd.policies.objective import gradient, psi
-from alq_hvd.policies.truncated_normal import TruncatedNormalMixture, interval_mass
+from alq_hvd.quantiser.policies.distributions import PiecewiseUniform
+from alq_hvd.quantiser.policies.objective import gradient, psi
+from alq_hvd.quantiser.policies.truncated_normal import TruncatedNormalMixture, interval_mass
 
 MODELS = {
     "TN(0, .1)": TruncatedNormalMixture.of(0, 0.1),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alq_hvd.errors import CallOrderError, ConfigurationMismatch, LevelsMismatch, UnsupportedReduction
-from alq_hvd.probe import Probe
+from alq_hvd.frontends.horovod.probe import Probe
 from tests.support.stand_in import adasum
 
 SIZES = [1, 2, 3, 4, 7, 32, 256]

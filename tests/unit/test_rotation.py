@@ -9,7 +9,7 @@ from scipy.linalg import hadamard
 
 from alq_hvd.codec.keys import stream_key
 from alq_hvd.codec.rotation import butterflies, gain, rotate, rotate_back, rotate_values, rotate_values_back, signs
-from alq_hvd.config import QuantiserConfig
+from alq_hvd.quantiser.config import QuantiserConfig
 
 KEY = stream_key(seed=1, step=2, rank=3, group=4, shot=0).own_signs
 SIZES = (1, 2, 3, 4, 5, 31, 32, 33, 100, 512, 1000, 1024, 1025, 2047, 8192, 10_000)

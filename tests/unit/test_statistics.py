@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from alq_hvd.errors import ConfigurationError, WireFormatError
-from alq_hvd.policies.distributions import PiecewiseUniform
-from alq_hvd.policies.objective import psi
-from alq_hvd.statistics import (
+from alq_hvd.quantiser.policies.distributions import PiecewiseUniform
+from alq_hvd.quantiser.policies.objective import psi
+from alq_hvd.quantiser.statistics import (
     BINS,
     BINS_PER_OCTAVE_LOG2,
     BINS_PER_SIDE,
@@ -165,7 +165,7 @@ def test_bytes_travel_and_damage_is_noticed() -> None:
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_the_resolution_suffices_for_8_bits_at_bucket_size_16384(norm: str) -> None:
     """The variance the histogram promises for 256 levels fitted to it is that of the raw coordinates, within 1 %."""
-    from alq_hvd.policies import Optimal, fixed
+    from alq_hvd.quantiser.policies import Optimal, fixed
 
     statistics = statistics_of(real_gradient(), 16384, norm)
     update = Optimal().update(statistics, fixed.spread_exponential(8))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from alq_hvd import theory
 from alq_hvd.errors import ConfigurationError
-from alq_hvd.policies import fixed
+from alq_hvd.quantiser import theory
+from alq_hvd.quantiser.policies import fixed
 from tests.support.real_gradient import real_gradient
 
 DIMENSIONS = [1, 2, 16, 64, 1000, 8192]

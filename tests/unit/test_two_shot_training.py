@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import alq_hvd
-from alq_hvd.aggregator import Aggregator
 from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
+from alq_hvd.engine.aggregator import Aggregator
+from alq_hvd.engine.options import Options
 from alq_hvd.errors import ConfigurationError, ConfigurationMismatch, LevelsMismatch
-from alq_hvd.options import Options
 from tests.support.exchanging import Watched, aggregate, gradient
 from tests.support.stand_in import reduce_gradients
 

@@ -1,0 +1,118 @@
+"""How all ranks come to the same new levels: statistics to the leader, one fit, one broadcast."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+
+from alq_hvd.communicator.base import Communicator, Payload, as_payload
+from alq_hvd.errors import LevelsMismatch
+from alq_hvd.quantiser.levels import MAXIMUM_BITS, Levels, digest_of
+from alq_hvd.quantiser.policies.base import LevelUpdate, Policy
+from alq_hvd.quantiser.statistics import GradientStatistics
+
+LEADER = 0
+_logger = logging.getLogger(__name__)
+_HEADER = struct.Struct("<4sIIIdd")
+"""magic, version, digest, number of levels (0: keep the old ones), objective before, objective after."""
+_MAGIC = b"ALQL"
+_REASON_BYTES = 256
+_ANNOUNCEMENT_BYTES = _HEADER.size + 4 * 2**MAXIMUM_BITS + _REASON_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Tell what an adaptation came to, the same on every rank.
+
+    Attributes:
+        update: the levels to use from the next step on, and why they stay where they do.
+        bytes_sent: by this rank.
+    """
+
+    update: LevelUpdate
+    bytes_sent: int
+
+
+def agree(
+    communicator: Communicator, statistics: GradientStatistics, policy: Policy, current: Levels, name: str
+) -> Agreement:
+    """Fit new levels on the leader and adopt them on every rank.
+
+    1. Gather every rank's statistics on the leader, and add them in rank order.
+    2. The leader fits. If that fails in any way it announces that the old levels stay, so that nobody hangs.
+    3. Broadcast levels, version and digest.
+    4. Every rank checks the digest, and that the version follows its own.
+
+    All ranks must agree on: current levels, policy, name.
+
+    Raises:
+        LevelsMismatch: when an announcement is damaged or does not follow this rank's table.
+    """
+    payload = as_payload(statistics.to_bytes())
+    gathered = communicator.gather(payload, LEADER, f"{name}.statistics").wait()
+    announcement = np.zeros(_ANNOUNCEMENT_BYTES, dtype=np.uint8)
+    bytes_sent = 0 if communicator.rank == LEADER else payload.size
+    if communicator.rank == LEADER:
+        announcement = _write(_fit(gathered, policy, current), current)
+        bytes_sent += announcement.size * (communicator.size - 1)
+    received = communicator.broadcast(announcement, LEADER, f"{name}.levels").wait()
+    return Agreement(_read(received, current, communicator.rank), bytes_sent)
+
+
+def _fit(gathered: list[Payload], policy: Policy, current: Levels) -> LevelUpdate:
+    """Return the leader's update; any failure keeps the current levels and says why."""
+    try:
+        total = GradientStatistics.from_bytes(gathered[0].tobytes())
+        for payload in gathered[1:]:
+            total = total + GradientStatistics.from_bytes(payload.tobytes())
+        if not total.usable:
+            reason = (
+                f"statistics can not be used: {total.coordinates} coordinates, "
+                f"{total.non_finite_buckets} buckets with NaN or infinity"
+            )
+            return LevelUpdate(current, float("nan"), float("nan"), reason)
+        update = policy.update(total, current)
+        if update.objective_after > update.objective_before:
+            reason = f"the fit would raise the objective from {update.objective_before:g} to {update.objective_after:g}"
+            return LevelUpdate(current, update.objective_before, update.objective_before, reason)
+        return update
+    except Exception as error:  # whatever went wrong here, the other ranks are waiting for an announcement
+        _logger.exception("fitting levels failed on the leader; the old ones stay")
+        return LevelUpdate(current, float("nan"), float("nan"), f"{type(error).__name__}: {error}")
+
+
+def _write(update: LevelUpdate, current: Levels) -> Payload:
+    announcement = np.zeros(_ANNOUNCEMENT_BYTES, dtype=np.uint8)
+    levels = update.levels
+    replaced = levels != current
+    count = len(levels) if replaced else 0
+    objectives = update.objective_before, update.objective_after
+    _HEADER.pack_into(announcement.data, 0, _MAGIC, levels.version, levels.digest, count, *objectives)
+    values = levels.values[:count].astype("<f4").view(np.uint8)
+    announcement[_HEADER.size : _HEADER.size + values.size] = values
+    reason = as_payload(update.reason.encode()[:_REASON_BYTES])
+    start = _ANNOUNCEMENT_BYTES - _REASON_BYTES
+    announcement[start : start + reason.size] = reason
+    return announcement
+
+
+def _read(announcement: Payload, current: Levels, rank: int) -> LevelUpdate:
+    magic, version, digest, count, before, after = _HEADER.unpack_from(announcement.data)
+    if magic != _MAGIC or count > 2**MAXIMUM_BITS:
+        raise LevelsMismatch(
+            f"rank {rank}: expected at most {2**MAXIMUM_BITS} levels after {_MAGIC!r} from the leader, "
+            f"got {count} after {magic!r}: the bytes were damaged on the way"
+        )
+    reason = announcement[-_REASON_BYTES:].tobytes().rstrip(b"\0").decode(errors="replace")
+    values = announcement[_HEADER.size : _HEADER.size + 4 * count].view("<f4") if count else current.values
+    expected = current.version + bool(count)
+    if digest_of(values) != digest or version != expected:
+        raise LevelsMismatch(
+            f"rank {rank}: expected level table version {expected} with digest {digest:#010x} from the leader, got "
+            f"version {version} with digest {digest_of(values):#010x}: the ranks' level histories differ, or the bytes "
+            "were damaged; load the same checkpoint on every rank"
+        )
+    return LevelUpdate(Levels(values, version) if count else current, before, after, reason)

@@ -1,0 +1,160 @@
+"""One quantised hop's level table as it changes: what was gathered for the next one, and the history so far."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from alq_hvd.codec.base import Codec, Values
+from alq_hvd.codec.keys import StreamKey
+from alq_hvd.communicator.base import Communicator
+from alq_hvd.engine.adaptation.agreement import LEADER, agree
+from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.policies.base import Policy
+from alq_hvd.quantiser.record import RecordLayout, Stamp
+from alq_hvd.quantiser.statistics import GradientStatistics
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptation:
+    """Record what one adaptation did, for metrics and logs."""
+
+    step: int
+    accepted: bool
+    version: int
+    levels_before: list[float]
+    levels_after: list[float]
+    objective_before: float
+    objective_after: float
+    reason: str
+
+
+class AdaptiveShot:
+    """Hold the levels of one hop and fit them to what the hop quantises.
+
+    Args:
+        index: 0 for gradients, 1 for sums of them.
+        config: how coordinates become codes.
+        policy: fits the next table.
+        initial: the table until then.
+
+    Attributes:
+        relative_variance: of the latest measurement.
+        is_measured: that was with the levels in force.
+    """
+
+    def __init__(self, index: int, config: QuantiserConfig, policy: Policy, initial: Levels) -> None:
+        config.require_fit(initial)
+        self.index = index
+        self.config = config
+        self.levels = initial
+        self.relative_variance: float | None = None
+        self.is_measured = False
+        self._measured_with = initial
+        self.adaptations: list[Adaptation] = []
+        self._policy = policy
+        self.forget()
+
+    @property
+    def contracts(self) -> bool:
+        """Return whether a record loses less than it carries, as far as was measured."""
+        return self.relative_variance is None or self.relative_variance < 1
+
+    def forget(self) -> None:
+        """Drop what was gathered and measured in the open step."""
+        self._statistics = GradientStatistics.empty(self._policy.weight_exponent)
+        self._squared_error = self._squared_norm = 0.0
+        self._measured_all = True
+
+    def gather(self, codec: Codec, values: Values) -> None:
+        """Add ``values`` to what the next table is fitted to."""
+        self._statistics = self._statistics + codec.statistics(values, self.config, self._policy.weight_exponent)
+
+    def measure(self, codec: Codec, values: Values, key: StreamKey) -> None:
+        """Decode this rank's own record and add up its error: a sample of |Q(v) - v|^2 and of |v|^2."""
+        self._measured_with = self.levels
+        layout = RecordLayout(len(values), self.config)
+        stamp = Stamp(self.levels.digest, 0, 0)
+        record = codec.encode(values, layout, self.levels, key, stamp)
+        measured = codec.arrays.squares(codec.decode_sum([record], layout, self.levels, [stamp], 1.0), values)
+        if measured is None:
+            self._measured_all = False
+        else:
+            self._squared_error += measured[0]
+            self._squared_norm += measured[1]
+
+    def adapt(self, control: Communicator, step: int, name: str) -> int:
+        """Fit the levels of the next step, together with all ranks, and return how many bytes this rank sent.
+
+        A rank that had no part of this hop (more ranks than buckets) takes part with empty statistics.
+
+        All ranks must agree on: current levels, policy, step, name.
+        """
+        before = self.levels
+        agreement = agree(control, self._statistics, self._policy, before, f"{name}.adaptation{self.index}")
+        update = agreement.update
+        self.levels = update.levels
+        record = Adaptation(
+            step=step,
+            accepted=update.levels != before,
+            version=update.levels.version,
+            levels_before=before.values.tolist(),
+            levels_after=update.levels.values.tolist(),
+            objective_before=update.objective_before,
+            objective_after=update.objective_after,
+            reason=update.reason,
+        )
+        self.adaptations.append(record)
+        if control.rank == LEADER:
+            where = f"step {step}" + (f", shot {self.index + 1}" if self.index else "")
+            if record.accepted:
+                _logger.info("%s: objective %.4g -> %.4g, levels %s", where, update.objective_before,
+                             update.objective_after, self.levels)  # fmt: skip
+            else:
+                _logger.info("%s: levels stay: %s", where, update.reason)
+        return agreement.bytes_sent
+
+    def end_step(self) -> bool:
+        """Turn the step's measurements into ``relative_variance``, and forget what was gathered.
+
+        Where a gradient was not finite the others do not stand for it: that step measures nothing. Returns whether
+        ``contracts`` has changed.
+        """
+        contracted = self.contracts
+        if self._squared_norm > 0 and self._measured_all:
+            self.relative_variance = self._squared_error / self._squared_norm
+            self.is_measured = True
+        self.is_measured &= self._measured_all and self._measured_with == self.levels
+        self.forget()
+        return self.contracts != contracted
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the levels and their history, as plain values."""
+        return {
+            "relative_variance": self.relative_variance,
+            "levels_version": self.levels.version,
+            "levels": self.levels.values.tolist(),
+            "adaptations": [asdict(adaptation) for adaptation in self.adaptations],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as plain values."""
+        return {
+            "levels": self.levels.state_dict(),
+            "relative_variance": self.relative_variance,
+            "is_measured": self.is_measured,
+            "adaptations": [asdict(adaptation) for adaptation in self.adaptations],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken."""
+        levels = Levels.from_state_dict(state["levels"])
+        self.config.require_fit(levels)
+        adaptations = [Adaptation(**entry) for entry in state["adaptations"]]
+        self.relative_variance, self.is_measured = state["relative_variance"], bool(state["is_measured"])
+        self.levels, self.adaptations = levels, adaptations
+        self._measured_with = levels

@@ -1,0 +1,109 @@
+"""The exchange in use: named, or chosen by bytes when ranks meet and by time once that is measured."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from alq_hvd.codec.base import Values
+from alq_hvd.communicator.base import Communicator
+from alq_hvd.communicator.nodes import nodes_of, useful_nodes
+from alq_hvd.engine.options import Options
+from alq_hvd.exchange.base import Exchange, ExchangeFunction, Task
+from alq_hvd.exchange.choice import AUTO, COLLECTIVES, FLAT, HIERARCHICAL, SHOTS, choose, function
+from alq_hvd.exchange.hierarchical import Hierarchical
+from alq_hvd.exchange.ledger import Ledger
+from alq_hvd.exchange.residuals import Residuals
+from alq_hvd.exchange.trial import Stock, settle
+from alq_hvd.planning.break_even import PLAIN, Decision
+
+_logger = logging.getLogger(__name__)
+
+
+class ChosenExchange:
+    """Sum fusion groups by the exchange that suits the world at hand.
+
+    All ranks must agree on: the options.
+
+    Attributes:
+        name: of the exchange; ``""`` before ``connect``.
+        decision: of ``settle``; ``None`` before.
+        remembered: the latest decision, of this world or of a loaded state, with the number of ranks that took it, as
+            plain values.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.remembered: dict[str, Any] | None = None
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Leave the world; what is remembered stays."""
+        self.name = ""
+        self.decision: Decision | None = None
+        self._communicator: Communicator | None = None
+        self._function: ExchangeFunction | None = None
+
+    def connect(self, communicator: Communicator) -> None:
+        """Take the exchange that the options name, or that sends the fewest bytes."""
+        options, nodes = self._options, None
+        self._communicator = communicator
+        self.name = choose(options.exchange, communicator.size, options.bits_of_shots, options.bucket_size)
+        if self.name == HIERARCHICAL:
+            nodes = nodes_of(communicator, options.ranks_per_node, f"{options.name}.nodes")
+        self._function = function(self.name, nodes)
+
+    @property
+    def shots(self) -> int:
+        """Return how many times gradients are quantised on their way."""
+        return SHOTS.get(self.name, 1)
+
+    @property
+    def collectives(self) -> int:
+        """Return how many collectives of a group follow each other."""
+        return COLLECTIVES[self.name]
+
+    def __call__(self, values: Values, task: Task) -> Exchange:
+        """Start to sum ``values`` over the ranks; see ``ExchangeFunction``."""
+        assert self._function is not None
+        return self._function(values, task)
+
+    def settle(self, task: Task, groups: Sequence[int], stock: Stock) -> Decision:
+        """Time plain Horovod and the exchanges that the options allow, and use what the leader decides.
+
+        A decision that as many ranks remember is taken again: a resumed run is the same run.
+
+        All ranks must agree on: the task, but for its rank; groups; ``remembered``. See ``exchange.trial.settle``.
+
+        Args:
+            task: codec and levels to measure with.
+            groups: elements of each fusion group of a step.
+            stock: plain Horovod.
+        """
+        exchanges, size, known = self._candidates(), task.communicator.size, self.remembered
+        if known is not None and known["ranks"] == size and known["choice"] in (PLAIN, *exchanges):
+            decision = Decision(known["choice"], known["seconds"])
+        else:
+            residuals = None if task.residuals is None else Residuals()
+            aside = replace(task, ledger=Ledger(), observe=None, residuals=residuals)
+            decision = settle(aside, exchanges, groups, stock)
+        self.decision, self.remembered = decision, {"ranks": size, **decision.as_json()}
+        if decision.choice != PLAIN:
+            self.name, self._function = decision.choice, exchanges[decision.choice]
+        if task.communicator.rank == 0:
+            # A user who asked for compression and does not get it shall see so without asking for logs.
+            level = logging.WARNING if decision.choice == PLAIN else logging.INFO
+            _logger.log(level, "break-even on %d ranks: %s", size, decision)
+        return decision
+
+    def _candidates(self) -> Mapping[str, ExchangeFunction]:
+        """Return the exchanges that the options allow and this world can do, the same on every rank."""
+        assert self._function is not None
+        assert self._communicator is not None
+        options = self._options
+        if options.exchange != AUTO:
+            return {self.name: self._function}
+        nodes = useful_nodes(self._communicator, options.ranks_per_node, f"{options.name}.nodes")
+        return FLAT if nodes is None else {**FLAT, HIERARCHICAL: Hierarchical(nodes)}

@@ -1,0 +1,154 @@
+"""What a user can choose about a compression, validated once and shared by all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from alq_hvd.codec import choice as codecs
+from alq_hvd.communicator.base import DEFAULT_TIMEOUT
+from alq_hvd.engine.adaptation.schedule import Schedule
+from alq_hvd.errors import ConfigurationError
+from alq_hvd.exchange import choice
+from alq_hvd.quantiser.config import DEFAULT_BUCKET_SIZE, MAXIMUM_BUCKET_SIZE, Norm, QuantiserConfig, require_int
+from alq_hvd.quantiser.methods import Method, method
+from alq_hvd.quantiser.record import MAXIMUM_ELEMENTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Hold every option of ``alq_hvd.Compression.<method>``.
+
+    Attributes:
+        method: name of the method, as in ``alq_hvd.quantiser.methods.NAMES``.
+        bits: width of a code, 1 to 8. More: more bytes, less variance. Two of them, ``(4, 8)``: the first for
+            gradients, the second for the sums that two-shot sends on; one stands for both.
+        bucket_size: coordinates that share a norm. More: fewer bytes, more variance.
+        norm: ``"l2"`` or ``"linf"``; ``None`` for the method's own.
+        clip: standard deviations to which each bucket is clamped first (a bias); ``None`` for the method's own.
+        weight_exponent: power of the norm that weighs a bucket when levels are fitted; ``None`` for the method's own.
+        zero_level: hold a level that is exactly zero.
+        free_ends: let the outermost levels leave -1 and 1.
+        rotate: make every bucket look normal before it is quantised: less variance for more arithmetic; ``None`` for
+            the method's own, which is no but for ``eden``.
+        exchange: ``"allgather"`` (few ranks), ``"two_shot"`` (many), ``"hierarchical"`` (several ranks a node: exact
+            inside, two-shot between nodes), or ``"auto"``: the one that suits the world; see ``break_even`` and
+            ``exchange.choice``.
+        ranks_per_node: for ``"hierarchical"``: so many ranks that follow each other make a node; ``None`` asks Horovod.
+        break_even: measure link and codec before the first step, choose the exchange by time, and leave gradients to
+            plain Horovod where compression would not pay. ``None``: where ``exchange`` is ``"auto"`` and gradients
+            travel over Horovod. The choice depends on a measurement, so two runs of one program may not train alike;
+            ``False``, or an exchange by name, makes them.
+        error_feedback: add to each gradient what the last record lacked of it, so that nothing is lost for good. Costs
+            four bytes a coordinate and time to encode. Pauses, with a warning, while records lose more than they carry
+            (a relative variance of 1 or more).
+        schedule: when levels are fitted; see ``Schedule.parse``.
+        seed: of the stochastic rounding.
+        fusion_elements: coordinates that travel together. More: fewer collectives, less overlap with the backward pass.
+        min_elements: smaller gradients are left to Horovod, exact.
+        measure_every: steps between two measurements of this rank's quantisation variance, on which error feedback
+            relies.
+        codec: ``"auto"`` (``"cuda"`` for gradients on a GPU when cupy is installed, else ``"native"`` when compiled),
+            ``"native"``, ``"reference"`` or ``"cuda"``. The bytes are the same, so it may differ between ranks.
+        device_records: hand records of GPU gradients to Horovod where they lie, for NCCL and GPUDirect, instead of by
+            way of pinned host memory. All compressed gradients of all ranks must be on GPUs, and Horovod must have
+            been built with NCCL. Not yet run on one.
+        timeout: seconds after which a collective that nobody completes is an error.
+        name: prefix of the collectives' names; two compressions of one program need different ones.
+
+    Raises:
+        ConfigurationError: naming the option, its valid values and what was got.
+    """
+
+    method: str
+    bits: int | tuple[int, ...]
+    bucket_size: int = DEFAULT_BUCKET_SIZE
+    norm: Norm | None = None
+    clip: float | None = None
+    weight_exponent: int | None = None
+    zero_level: bool = False
+    free_ends: bool = False
+    rotate: bool | None = None
+    exchange: str = choice.AUTO
+    ranks_per_node: int | None = None
+    break_even: bool | None = None
+    error_feedback: bool = False
+    schedule: Schedule | int | Sequence[int] | None = None
+    seed: int = 0
+    fusion_elements: int = 2**22
+    min_elements: int = 1024
+    measure_every: int = 100
+    codec: str = "auto"
+    device_records: bool = False
+    timeout: float = DEFAULT_TIMEOUT
+    name: str = "alq_hvd"
+
+    def __post_init__(self) -> None:
+        require_int("bucket_size", self.bucket_size, 1, MAXIMUM_BUCKET_SIZE)
+        require_int("seed", self.seed, -(2**63), 2**63 - 1)
+        require_int("fusion_elements", self.fusion_elements, 1, MAXIMUM_ELEMENTS)
+        require_int("min_elements", self.min_elements, 0, MAXIMUM_ELEMENTS)
+        require_int("measure_every", self.measure_every, 1, 2**62)
+        if self.exchange not in choice.NAMES:
+            raise ConfigurationError(f"exchange: expected one of {', '.join(choice.NAMES)}, got {self.exchange!r}")
+        if self.ranks_per_node is not None:
+            require_int("ranks_per_node", self.ranks_per_node, 1, 2**20)
+        self._check_bits()
+        if self.codec not in codecs.NAMES:
+            raise ConfigurationError(f"codec: expected one of {', '.join(codecs.NAMES)}, got {self.codec!r}")
+        if not self.timeout > 0:
+            raise ConfigurationError(f"timeout: expected a positive number of seconds, got {self.timeout!r}")
+        if not self.name:
+            raise ConfigurationError("name: expected a prefix for the names of collectives, got an empty one")
+        object.__setattr__(self, "schedule", Schedule.parse(self.schedule))
+        for shot in range(len(self.bits_of_shots)):
+            self.resolve(shot)
+
+    def _check_bits(self) -> None:
+        if not isinstance(self.bits, tuple):
+            return
+        if len(self.bits) != 2:
+            raise ConfigurationError(f"bits: expected one width, or one for each of two shots, got {self.bits!r}")
+        if choice.SHOTS.get(self.exchange) == 1:
+            raise ConfigurationError(f"bits: {self.exchange} quantises once and takes one width, got {self.bits!r}")
+
+    @property
+    def bits_of_shots(self) -> tuple[int, ...]:
+        """Return the width of a code in each shot that the exchange may take."""
+        if isinstance(self.bits, tuple):
+            return self.bits
+        return (self.bits,) * choice.SHOTS.get(self.exchange, 2)
+
+    @property
+    def plain_bits(self) -> int | list[int]:
+        """Return ``bits`` as json writes and reads them."""
+        return list(self.bits) if isinstance(self.bits, tuple) else self.bits
+
+    def resolve(self, shot: int = 0) -> Method:
+        """Return the method with its norm, clip, first levels and policy."""
+        return method(
+            self.method,
+            bits=self.bits_of_shots[shot],
+            norm=self.norm,
+            clip=self.clip,
+            weight_exponent=self.weight_exponent,
+            zero_level=self.zero_level,
+            free_ends=self.free_ends,
+            rotate=self.rotate,
+        )
+
+    def quantiser(self, shot: int = 0) -> QuantiserConfig:
+        """Return how coordinates become codes in ``shot``."""
+        return self.resolve(shot).quantiser(self.bits_of_shots[shot], self.bucket_size)
+
+    def parsed_schedule(self) -> Schedule:
+        """Return the schedule as what it was parsed to."""
+        return Schedule.parse(self.schedule)
+
+    def shared(self) -> dict[str, Any]:
+        """Return the options on which all ranks must agree, as plain values."""
+        plain = asdict(self)
+        for local in ("codec", "timeout", "measure_every"):
+            del plain[local]
+        return plain

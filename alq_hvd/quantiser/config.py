@@ -1,0 +1,91 @@
+"""How a coordinate becomes a code: the validated, frozen configuration that every rank must share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from alq_hvd.errors import ConfigurationError
+from alq_hvd.quantiser.levels import MAXIMUM_BITS, Levels
+
+Norm = Literal["l2", "linf"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
+Rounding = Literal["stochastic", "nearest"]
+ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
+MAXIMUM_BUCKET_SIZE = 2**24
+DEFAULT_BUCKET_SIZE = 1024
+"""Norms cost 1 % of a 3-bit code; ALQ has a third of the variance it has at 8192 (docs/decisions/0008)."""
+LARGEST_CENTROIDS = (0.7978846, 1.5104176, 2.1519457, 2.7325896, 3.2607325, 3.7441013, 4.1896942, 4.6035356)
+"""By bits, the outermost of the 2^bits levels of least squared error for a standard normal coordinate (Lloyd and Max).
+Coordinates rounded to the nearest are divided by so many standard deviations, which puts that level at 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantiserConfig:
+    """Fix how one stream of gradients is quantised.
+
+    Attributes:
+        bits: width of a packed code, 1 to 8. More bits: more bytes, less quantisation variance.
+        bucket_size: coordinates that share one norm. Larger: fewer norms on the wire (32/bucket_size bits a
+            coordinate), more variance.
+        norm: the scale of a bucket, ``"l2"`` or ``"linf"`` (largest magnitude).
+        clip: clamp every coordinate to ``clip`` standard deviations of its bucket *before* the norm is taken
+            (TernGrad's order); ``None`` does not clamp. Smaller: less variance, more bias.
+        rotate: make every bucket look normal before anything else: random signs, then a Walsh-Hadamard transform. Less
+            variance wherever coordinates are heavier-tailed than a normal, for more arithmetic.
+        rounding: ``"stochastic"`` is unbiased whatever the levels. ``"nearest"`` sends the scale at which the decoded
+            bucket's projection on the gradient is exact; it has a third of the variance, and is nearly unbiased only
+            for buckets rotated twice, which it implies: see docs/decisions/0010-rotation.md.
+
+    Raises:
+        ConfigurationError: naming the option, its valid values and what was got.
+    """
+
+    bits: int
+    bucket_size: int = DEFAULT_BUCKET_SIZE
+    norm: Norm = "l2"
+    clip: float | None = None
+    rotate: bool = False
+    rounding: Rounding = "stochastic"
+
+    def __post_init__(self) -> None:
+        require_int("bits", self.bits, 1, MAXIMUM_BITS)
+        require_int("bucket_size", self.bucket_size, 1, MAXIMUM_BUCKET_SIZE)
+        if self.norm not in NORMS:
+            raise ConfigurationError(f"norm: expected one of {', '.join(NORMS)}, got {self.norm!r}")
+        if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
+            raise ConfigurationError(f"clip: expected a positive number of standard deviations, got {self.clip!r}")
+        if not isinstance(self.rotate, bool):
+            raise ConfigurationError(f"rotate: expected True or False, got {self.rotate!r}")
+        if self.rounding not in ROUNDINGS:
+            raise ConfigurationError(f"rounding: expected one of {', '.join(ROUNDINGS)}, got {self.rounding!r}")
+        if self.rounding == "nearest" and not (self.rotate and self.norm == "l2"):
+            raise ConfigurationError(
+                f"rounding: 'nearest' needs rotate=True and norm='l2', got rotate={self.rotate} and "
+                f"norm={self.norm!r}: without the rotation it would be biased, and it sends a scale of its own"
+            )
+
+    @property
+    def reach(self) -> float:
+        """Return how many standard deviations 1 stands for, in rounding to the nearest."""
+        return LARGEST_CENTROIDS[self.bits - 1]
+
+    @property
+    def rounds(self) -> int:
+        """Return how many times a bucket is rotated: not at all, once, or twice for rounding to the nearest."""
+        return int(self.rotate) * (2 if self.rounding == "nearest" else 1)
+
+    def require_fit(self, levels: Levels) -> None:
+        """Raise ``ConfigurationError`` when ``levels`` has more entries than ``bits`` can index."""
+        if levels.minimum_bits > self.bits:
+            raise ConfigurationError(
+                f"expected at most {2**self.bits} levels at {self.bits} bits, got {len(levels)}: "
+                f"use bits={levels.minimum_bits} or more"
+            )
+
+
+def require_int(name: str, value: object, low: int, high: int) -> None:
+    """Raise ``ConfigurationError`` unless ``value`` is an int (not a bool) in ``low..high``."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigurationError(f"{name}: expected an integer from {low} to {high}, got {value!r}")
