@@ -101,7 +101,7 @@ def train(options: argparse.Namespace, images: Images, guard: PreemptionGuard | 
     world = describe_world()
     saver = Saver(options, model, optimizer, schedule, compression)
     at = saver.restore()
-    meter = methods.Meter(options.compression, compression, model, at.adaptations)  # (3) to show what happens inside
+    meter = methods.Meter(options.compression, compression, model, at.adapted_at)  # (3) to show what happens inside
     clock = StepClock(meter.codec_seconds, at.step, at.seconds)
     chief = hvd.rank() == 0
     record = Record(options.output, (at.step, at.lines) if at.resumed else None) if chief else None
@@ -118,7 +118,7 @@ def train(options: argparse.Namespace, images: Images, guard: PreemptionGuard | 
 
     def save() -> None:
         at.seconds, at.train_seconds = dict(clock.total), time.perf_counter() - began
-        at.lines, at.adaptations = record.size if record is not None else 0, meter.adaptations_seen
+        at.lines, at.adapted_at = record.size if record is not None else 0, meter.adapted_at
         saver.save(at)
 
     began = time.perf_counter() - at.train_seconds

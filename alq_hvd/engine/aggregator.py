@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import struct
-import zlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 from alq_hvd.codec.base import Codec, Values
-from alq_hvd.codec.keys import StreamKey
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.engine.adaptation.shot import AdaptiveShot
+from alq_hvd.engine.adaptation.shots import AdaptiveShots
 from alq_hvd.engine.chosen_exchange import ChosenExchange
 from alq_hvd.engine.options import Options
 from alq_hvd.errors import StateError, WireFormatError
@@ -41,24 +40,18 @@ class Aggregator:
         sampled: levels are fitted to what ``sample`` is given, not to the gradients of the scheduled step.
 
     Attributes:
-        shots: the quantised hops with their levels, the gradients' own first. The exchange may use fewer of them.
+        shots: the quantised hops with their levels.
         exchange: how groups travel, and what was decided about it.
     """
 
     def __init__(self, options: Options, codec: Codec, *, sampled: bool = False) -> None:
         self._options = options
-        self._method = options.resolve()
-        self._schedule = options.parsed_schedule()
         self._codec = codec
-        self._sampled = sampled
         self.ledger = Ledger()
         self.step = 0
         self.exchange = ChosenExchange(options)
         self._residuals = Residuals() if options.error_feedback else None
-        self.shots = tuple(
-            AdaptiveShot(index, options.quantiser(index), self._method.policy, self._method.initial(bits))
-            for index, bits in enumerate(options.bits_of_shots)
-        )
+        self.shots = AdaptiveShots(options, self.exchange, self.ledger, sampled=sampled)
         self.disconnect()
 
     def disconnect(self) -> None:
@@ -69,9 +62,7 @@ class Aggregator:
         self.exchange.disconnect()
         self._in_flight = GroupsInFlight(self.ledger)
         self._used: list[Codec] = []  # in the open step
-        self._gathered = False
-        for shot in self.shots:
-            shot.forget()
+        self.shots.forget()
 
     def connect(self, communicator: Communicator, control: Communicator) -> None:
         """Join the world that ``communicator`` reaches, as after ``disconnect``.
@@ -88,7 +79,7 @@ class Aggregator:
         assert self._communicator is not None
         self._owner = Owner(self._communicator.rank, self._communicator.size, plan, self.exchange.name)
         if self._residuals is not None:
-            for shot in self.shots:
+            for shot in self.shots.all:
                 shot.is_measured &= self._residuals.owner == self._owner
             self._residuals.belong_to(self._owner)
 
@@ -105,19 +96,17 @@ class Aggregator:
     @property
     def levels_fingerprint(self) -> int:
         """Return 16 bits that change with the levels of any shot and their versions."""
-        history = b"".join(struct.pack("<II", shot.levels.digest, shot.levels.version) for shot in self.shots)
-        return zlib.crc32(history) & 0xFFFF
+        return self.shots.fingerprint
 
     @property
     def position(self) -> dict[str, Any]:
         """Return the state that all ranks must share before they exchange anything."""
-        history = [f"version {shot.levels.version}, digest {shot.levels.digest:#010x}" for shot in self.shots]
-        return {"completed steps": self.step, "levels": history}
+        return {"completed steps": self.step, **self.shots.position}
 
     @property
-    def gathers_statistics(self) -> bool:
-        """Return whether the open step's gradients fit the next levels."""
-        return self._method.policy.adapts and self.step in self._schedule
+    def wants_samples(self) -> bool:
+        """Return whether ``sample`` is to be called before the open step ends."""
+        return self.shots.samples(self.step)
 
     def start(self, group: int, values: Values, codec: Codec | None = None) -> None:
         """Encode ``values`` and start their exchange; they belong to it until ``result`` has written the sum there.
@@ -131,7 +120,7 @@ class Aggregator:
         if codec not in self._used:
             self._used.append(codec)
         task = self._task(f"group{group}", group, codec)
-        self._gathered |= self.gathers_statistics
+        self.shots.start()
         self._in_flight.start(group, self.exchange(values, task), values)
 
     def advance(self) -> None:
@@ -145,10 +134,15 @@ class Aggregator:
         """
         return self._in_flight.finish(group, scale, self.exchange.collectives)
 
+    def sampling(self) -> AbstractContextManager[None]:
+        """Call ``sample`` inside; what the user's code raises there refuses the fit, which is then tried again."""
+        assert self._communicator is not None
+        return self.shots.sampling(self._communicator.rank)
+
     def sample(self, values: Values, codec: Codec | None = None) -> None:
         """Let a group of a sampled gradient count for the next levels: before ``end_step``."""
         with self.ledger.timed("adapt"):
-            self.shots[0].gather(codec or self._codec, values)
+            self.shots.all[0].gather(codec or self._codec, values)
 
     def end_step(self) -> None:
         """Close the step; at a scheduled one fit the levels of the next, together with all ranks.
@@ -164,31 +158,14 @@ class Aggregator:
                 assert self._communicator is not None
                 raise WireFormatError(f"rank {self._communicator.rank}, step {self.step}: {damage}") from damage
         self._used = []
-        if self._gathered:
-            assert self._control is not None
-            with self.ledger.timed("adapt"):
-                for shot in self.shots[: self.exchange.shots]:
-                    self.ledger.sent(shot.adapt(self._control, self.step, self._options.name))
-        self._gathered = False
-        for shot in self.shots:
-            if shot.end_step() and self._residuals is not None:
+        changed = self.shots.end_step(self._control, self.step)
+        if self._residuals is not None:
+            for shot in changed:
                 self._pause_or_resume(shot)
+        elif self._communicator is not None:
+            self.shots.warn_of_loss(self._communicator.rank, self.step)
         self.ledger.end_step()
         self.step += 1
-
-    @property
-    def _measures(self) -> bool:
-        """Return whether the open step's gradients are looked at, and not only sent.
-
-        With error feedback new levels are measured at once, or as soon as all gradients are finite.
-        """
-        if self._residuals is not None and not all(shot.is_measured for shot in self.shots[: self.exchange.shots]):
-            return True
-        return self._measures_every_shot
-
-    @property
-    def _measures_every_shot(self) -> bool:
-        return self.gathers_statistics or self.step % self._options.measure_every == 0
 
     def _pause_or_resume(self, shot: AdaptiveShot) -> None:
         """Drop residuals that would grow from step to step, and say so."""
@@ -206,20 +183,15 @@ class Aggregator:
             *where,
         )
 
-    def _observe(self, codec: Codec, shot: int, values: Values, key: StreamKey) -> None:
-        if self.gathers_statistics and not (self._sampled and shot == 0):
-            with self.ledger.timed("adapt"):
-                self.shots[shot].gather(codec, values)
-        if self._measures_every_shot or not self.shots[shot].is_measured:
-            self.shots[shot].measure(codec, values, key)
-
     def _task(self, name: str, group: int, codec: Codec) -> Task:
         assert self._communicator is not None
+        measures = self.step % self._options.measure_every == 0
+        observe = partial(self.shots.observe, codec, self.step, measures)
         return Task(
             codec=codec,
             communicator=self._communicator,
-            shots=tuple(Shot(shot.config, shot.levels, shot.contracts) for shot in self.shots),
-            observe=partial(self._observe, codec) if self._measures else None,
+            shots=tuple(Shot(shot.config, shot.levels, shot.contracts) for shot in self.shots.all),
+            observe=observe if self.shots.watches(self.step, measures) else None,
             ledger=self.ledger,
             name=f"{self._options.name}.{name}",
             seed=self._options.seed,
@@ -231,7 +203,7 @@ class Aggregator:
 
     def metrics(self) -> dict[str, Any]:
         """Return what was counted so far, as plain values; ``QuantisedCompressor.metrics`` explains the keys."""
-        first, *later = self.metrics_of_shots()
+        first, *later = self.shots.metrics()
         return {
             "method": self._options.method,
             "bits": self._options.plain_bits,
@@ -245,15 +217,9 @@ class Aggregator:
             "seconds": dict(self.ledger.seconds),
         }
 
-    def metrics_of_shots(self) -> list[dict[str, Any]]:
-        """Return the levels, variance and adaptations of every shot the exchange takes, the gradients' own first."""
-        used = self.shots[: self.exchange.shots]
-        own = [shot.metrics() for shot in used]
-        return [own[0], *({"bits": shot.config.bits, **later} for shot, later in zip(used[1:], own[1:], strict=True))]
-
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to continue bit for bit: call it between steps."""
-        first, *later = (shot.state_dict() for shot in self.shots)
+        first, *later = (shot.state_dict() for shot in self.shots.all)
         return {
             **self._identity,
             "step": self.step,
@@ -283,13 +249,13 @@ class Aggregator:
                     raise StateError(f"{name}: expected {own!r}, got a state with {state[name]!r}")
             residuals = self._residuals and Residuals.from_state_dict(state["residuals"])
             # A state of an all-gather has no later shot, and a run that goes on with one needs none.
-            for shot, saved in zip(self.shots, [state, *state["later_shots"]], strict=False):
+            for shot, saved in zip(self.shots.all, [state, *state["later_shots"]], strict=False):
                 shot.load_state_dict(saved)
             self.step, self.exchange.remembered = int(state["step"]), state["break_even"]
             self.ledger.bytes_total = int(state["bytes_total"])
             if residuals is not None:
                 self._residuals = residuals
-                for paused in (shot for shot in self.shots if not shot.contracts):
+                for paused in (shot for shot in self.shots.all if not shot.contracts):
                     residuals.drop(paused.index)
                 if self._owner is not None:
                     residuals.belong_to(self._owner)

@@ -66,12 +66,12 @@ class Reading:
 class Meter:
     """Read bytes, variance and levels from an alq_hvd compression, or compute them for stock Horovod."""
 
-    def __init__(self, name: str, compression: Any, model: torch.nn.Module, adaptations_seen: int = 0) -> None:
+    def __init__(self, name: str, compression: Any, model: torch.nn.Module, adapted_at: int = -1) -> None:
         self._name = name
         self._metrics = getattr(compression, "metrics", None)
         self._options = compression.options.shared() if self._metrics is not None else {}
         self._parameters = list(model.parameters())
-        self.adaptations_seen = adaptations_seen
+        self.adapted_at = adapted_at
         self._cast_variance: float | None = 0.0 if name == "fp32" else None
 
     def codec_seconds(self) -> dict[str, float]:
@@ -100,8 +100,9 @@ class Meter:
         """Return what became of the levels since the last call of this method."""
         if self._metrics is None:
             return []
-        new: list[dict[str, Any]] = self._metrics()["adaptations"][self.adaptations_seen :]
-        self.adaptations_seen += len(new)
+        new = [event for event in self._metrics()["adaptations"] if event["step"] > self.adapted_at]
+        if new:
+            self.adapted_at = new[-1]["step"]
         return new
 
     def summary(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Position:
         seconds: total seconds of each part of a step so far.
         train_seconds: wall-clock seconds so far, without the time between cut and start.
         lines: bytes of ``steps.jsonl`` written so far.
-        adaptations: how many of them are in these lines.
+        adapted_at: the step of the newest adaptation in these lines; -1 for none.
         started: when the run began for the first time, UTC, ISO 8601.
         resumed: the steps after which the run was started again.
     """
@@ -41,7 +41,7 @@ class Position:
     seconds: dict[str, float] = field(default_factory=dict)
     train_seconds: float = 0.0
     lines: int = 0
-    adaptations: int = 0
+    adapted_at: int = -1
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     resumed: list[int] = field(default_factory=list)
 

@@ -46,12 +46,14 @@ def gradients(rank: int, value: float = 0.1) -> GradientStatistics:
     return GradientStatistics.from_normalised(np.full((1, 10 * (rank + 1)), value, dtype=np.float32), [2.0])
 
 
-def run(policy: CountingPolicy, size: int = 4, bad_rank: int | None = None) -> list[LevelUpdate]:
-    def program(ranks: LoopbackCommunicator) -> LevelUpdate:
-        own = gradients(ranks.rank)
-        if ranks.rank == bad_rank:
-            own = own + GradientStatistics.from_normalised(np.zeros((1, 5), np.float32), [np.nan])
-        return agree(ranks, own, policy, CURRENT, "test").update
+def run(
+    policy: CountingPolicy, size: int = 4, bad: dict[int, GradientStatistics | str] | None = None
+) -> list[tuple[LevelUpdate, bool]]:
+    """Return the update of every rank and whether the fit was refused; ``bad`` ranks hand over what it says."""
+
+    def program(ranks: LoopbackCommunicator) -> tuple[LevelUpdate, bool]:
+        agreed = agree(ranks, (bad or {}).get(ranks.rank, gradients(ranks.rank)), policy, CURRENT, "test")
+        return agreed.update, agreed.refused
 
     return LoopbackWorld(size).run(program)
 
@@ -59,28 +61,46 @@ def run(policy: CountingPolicy, size: int = 4, bad_rank: int | None = None) -> l
 def test_every_rank_adopts_what_the_leader_fitted_to_the_statistics_of_all() -> None:
     updates = run(CountingPolicy())
     expected = np.array([-1, -0.1, 0.1, 1], dtype=np.float32)  # 10 + 20 + 30 + 40 coordinates
-    for update in updates:
+    for update, refused in updates:
+        assert not refused
         assert np.array_equal(update.levels.values, expected)
         assert update.levels.version == 5
         assert (update.objective_before, update.objective_after) == (2.0, 1.0)
 
 
-def test_a_leader_that_fails_tells_all_ranks_to_keep_their_levels() -> None:
-    for update in run(BrokenPolicy()):
+@dataclass(frozen=True)
+class ContentPolicy(CountingPolicy):
+    """Find no better levels than the current ones."""
+
+    def update(self, statistics: GradientStatistics, current: Levels) -> LevelUpdate:
+        return LevelUpdate(current, 1.0, 1.0, "kept the levels: no better ones were found")
+
+
+NAN = GradientStatistics.from_normalised(np.zeros((1, 5), np.float32), [np.nan])
+REFUSALS: dict[str, tuple[CountingPolicy, dict[int, GradientStatistics | str], str]] = {
+    "the leader fails": (BrokenPolicy(), {}, "fitting failed on the leader: FloatingPointError: no density here"),
+    "a worse table": (WorseningPolicy(), {}, "the fit would raise the objective from 1 to 1.5"),
+    "NaN on one rank": (CountingPolicy(), {2: gradients(2) + NAN}, "1 buckets with NaN or infinity"),
+    "NaN on the leader": (CountingPolicy(), {0: NAN}, "1 buckets with NaN or infinity"),
+    "nothing anywhere": (CountingPolicy(), dict.fromkeys(range(4), GradientStatistics.empty(2)), "0 coordinates"),
+    "no samples on one rank": (CountingPolicy(), {3: "rank 3: no data"}, "rank 3: no data"),
+    "nor on the leader": (CountingPolicy(), {0: "rank 0: no data", 1: "rank 1: neither"}, "rank 0: no data"),
+    "other statistics on one rank": (CountingPolicy(), {1: GradientStatistics.empty(0)}, "can not add statistics"),
+}
+
+
+def test_a_fit_that_can_not_be_done_is_refused_on_all_ranks_alike() -> None:
+    for name, (policy, bad, reason) in REFUSALS.items():
+        for update, refused in run(policy, bad=bad):
+            assert refused, name
+            assert update.levels == CURRENT, name
+            assert reason in update.reason, name
+
+
+def test_levels_that_stay_because_none_are_better_are_no_refusal() -> None:
+    for update, refused in run(ContentPolicy()):
+        assert not refused
         assert update.levels == CURRENT
-        assert update.reason == "FloatingPointError: no density here"
-
-
-def test_an_update_that_raises_the_objective_is_not_adopted() -> None:
-    for update in run(WorseningPolicy()):
-        assert update.levels == CURRENT
-        assert "raise the objective" in update.reason
-
-
-def test_nan_on_one_rank_skips_the_adaptation_on_all() -> None:
-    for update in run(CountingPolicy(), bad_rank=2):
-        assert update.levels == CURRENT
-        assert "1 buckets with NaN or infinity" in update.reason
 
 
 @dataclass
@@ -116,7 +136,7 @@ class Tampering:
         return Done()
 
 
-@pytest.mark.parametrize("position", [0, 4, 8, 12, 45])
+@pytest.mark.parametrize("position", [0, 4, 5, 8, 12, 16, 45])
 def test_a_damaged_announcement_is_refused_by_the_rank_that_got_it(position: int) -> None:
     def program(ranks: LoopbackCommunicator) -> str:
         try:

@@ -290,6 +290,6 @@ def test_levels_are_fitted_to_what_is_sent_and_not_to_the_bare_gradient() -> Non
             own.start(0, values)
             own.result(0, 1.0)
             own.end_step()
-        return sum(entry["accepted"] for shot in own.metrics_of_shots() for entry in shot["adaptations"])
+        return sum(entry["accepted"] for shot in own.shots.metrics() for entry in shot["adaptations"])
 
     assert LoopbackWorld(2).run(program) == [2, 2]

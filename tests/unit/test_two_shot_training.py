@@ -42,7 +42,7 @@ def named_gradients(parameters: dict[str, torch.nn.Parameter]) -> list[tuple[str
 def test_each_shot_fits_levels_of_its_own_the_same_on_every_rank() -> None:
     def program(ranks: LoopbackCommunicator) -> list[dict[str, Any]]:
         _, aggregator = aggregate(ranks, 512 * 12, steps=4, schedule=[0, 2], **TWO_SHOT)
-        return aggregator.metrics_of_shots()
+        return aggregator.shots.metrics()
 
     first, *others = LoopbackWorld(3).run(program)
     for rank in others:
@@ -69,7 +69,7 @@ def test_the_second_shots_levels_are_fitted_to_sums_and_not_to_gradients() -> No
         aggregator.start(0, values)
         aggregator.result(0, 1.0)
         aggregator.end_step()
-        return aggregator.metrics_of_shots()
+        return aggregator.shots.metrics()
 
     gradients, sums = LoopbackWorld(8).run(program)[0]
     inner = [np.abs(np.array(shot["levels"])) for shot in (gradients, sums)]
@@ -79,7 +79,7 @@ def test_the_second_shots_levels_are_fitted_to_sums_and_not_to_gradients() -> No
 def test_a_rank_without_a_chunk_takes_part_in_the_adaptation_of_sums() -> None:
     def program(ranks: LoopbackCommunicator) -> dict[str, Any]:
         _, aggregator = aggregate(ranks, 2 * 512, schedule=[0], **TWO_SHOT)
-        return aggregator.metrics_of_shots()[1]
+        return aggregator.shots.metrics()[1]
 
     sums = [shot["levels"] for shot in LoopbackWorld(5).run(program)]
     assert all(levels == sums[0] for levels in sums)

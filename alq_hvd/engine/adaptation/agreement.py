@@ -11,14 +11,16 @@ import numpy as np
 from alq_hvd.communicator.base import Communicator, Payload, as_payload
 from alq_hvd.errors import LevelsMismatch
 from alq_hvd.quantiser.levels import MAXIMUM_BITS, Levels, digest_of
+from alq_hvd.quantiser.policies.adoption import keep
 from alq_hvd.quantiser.policies.base import LevelUpdate, Policy
 from alq_hvd.quantiser.statistics import GradientStatistics
 
 LEADER = 0
 _logger = logging.getLogger(__name__)
-_HEADER = struct.Struct("<4sIIIdd")
-"""magic, version, digest, number of levels (0: keep the old ones), objective before, objective after."""
+_HEADER = struct.Struct("<4sIIIIdd")
+"""magic, refused (0 or 1), version, digest, number of levels (0: keep the old ones), objective before, and after."""
 _MAGIC = b"ALQL"
+_FAILURE = b"ALQF"
 _REASON_BYTES = 256
 _ANNOUNCEMENT_BYTES = _HEADER.size + 4 * 2**MAXIMUM_BITS + _REASON_BYTES
 
@@ -29,15 +31,24 @@ class Agreement:
 
     Attributes:
         update: the levels to use from the next step on, and why they stay where they do.
+        refused: nothing could be fitted, so the fit is still to come; levels that stay because no better ones were
+            found are a fit like any other.
         bytes_sent: by this rank.
     """
 
     update: LevelUpdate
+    refused: bool
     bytes_sent: int
 
 
 def agree(
-    communicator: Communicator, statistics: GradientStatistics, policy: Policy, current: Levels, name: str
+    communicator: Communicator,
+    statistics: GradientStatistics | str,
+    policy: Policy,
+    current: Levels,
+    name: str,
+    *,
+    again: bool = False,
 ) -> Agreement:
     """Fit new levels on the leader and adopt them on every rank.
 
@@ -48,23 +59,30 @@ def agree(
 
     All ranks must agree on: current levels, policy, name.
 
+    Args:
+        statistics: of this rank, or why it has none: then no rank adopts anything.
+        again: the last try was refused, too, so that a failure needs no second traceback in the log.
+
     Raises:
         LevelsMismatch: when an announcement is damaged or does not follow this rank's table.
     """
-    payload = as_payload(statistics.to_bytes())
+    payload = as_payload(_FAILURE + statistics.encode() if isinstance(statistics, str) else statistics.to_bytes())
     gathered = communicator.gather(payload, LEADER, f"{name}.statistics").wait()
     announcement = np.zeros(_ANNOUNCEMENT_BYTES, dtype=np.uint8)
     bytes_sent = 0 if communicator.rank == LEADER else payload.size
     if communicator.rank == LEADER:
-        announcement = _write(_fit(gathered, policy, current), current)
+        announcement = _write(*_fit(gathered, policy, current, again), current)
         bytes_sent += announcement.size * (communicator.size - 1)
     received = communicator.broadcast(announcement, LEADER, f"{name}.levels").wait()
-    return Agreement(_read(received, current, communicator.rank), bytes_sent)
+    return Agreement(*_read(received, current, communicator.rank), bytes_sent)
 
 
-def _fit(gathered: list[Payload], policy: Policy, current: Levels) -> LevelUpdate:
-    """Return the leader's update; any failure keeps the current levels and says why."""
+def _fit(gathered: list[Payload], policy: Policy, current: Levels, again: bool) -> tuple[LevelUpdate, bool]:
+    """Return the leader's update and whether it was refused; any failure keeps the current levels and says why."""
     try:
+        failures = [payload.tobytes().removeprefix(_FAILURE) for payload in gathered if _is_failure(payload)]
+        if failures:
+            return keep(current, failures[0].decode(errors="replace")), True
         total = GradientStatistics.from_bytes(gathered[0].tobytes())
         for payload in gathered[1:]:
             total = total + GradientStatistics.from_bytes(payload.tobytes())
@@ -73,24 +91,28 @@ def _fit(gathered: list[Payload], policy: Policy, current: Levels) -> LevelUpdat
                 f"statistics can not be used: {total.coordinates} coordinates, "
                 f"{total.non_finite_buckets} buckets with NaN or infinity"
             )
-            return LevelUpdate(current, float("nan"), float("nan"), reason)
+            return keep(current, reason), True
         update = policy.update(total, current)
         if update.objective_after > update.objective_before:
             reason = f"the fit would raise the objective from {update.objective_before:g} to {update.objective_after:g}"
-            return LevelUpdate(current, update.objective_before, update.objective_before, reason)
-        return update
+            return LevelUpdate(current, update.objective_before, update.objective_before, reason), True
+        return update, False
     except Exception as error:  # whatever went wrong here, the other ranks are waiting for an announcement
-        _logger.exception("fitting levels failed on the leader; the old ones stay")
-        return LevelUpdate(current, float("nan"), float("nan"), f"{type(error).__name__}: {error}")
+        _logger.log(logging.DEBUG if again else logging.ERROR, "fitting levels failed on the leader", exc_info=True)
+        return keep(current, f"fitting failed on the leader: {type(error).__name__}: {error}"), True
 
 
-def _write(update: LevelUpdate, current: Levels) -> Payload:
+def _is_failure(payload: Payload) -> bool:
+    return payload[: len(_FAILURE)].tobytes() == _FAILURE
+
+
+def _write(update: LevelUpdate, refused: bool, current: Levels) -> Payload:
     announcement = np.zeros(_ANNOUNCEMENT_BYTES, dtype=np.uint8)
     levels = update.levels
     replaced = levels != current
     count = len(levels) if replaced else 0
     objectives = update.objective_before, update.objective_after
-    _HEADER.pack_into(announcement.data, 0, _MAGIC, levels.version, levels.digest, count, *objectives)
+    _HEADER.pack_into(announcement.data, 0, _MAGIC, refused, levels.version, levels.digest, count, *objectives)
     values = levels.values[:count].astype("<f4").view(np.uint8)
     announcement[_HEADER.size : _HEADER.size + values.size] = values
     reason = as_payload(update.reason.encode()[:_REASON_BYTES])
@@ -99,9 +121,9 @@ def _write(update: LevelUpdate, current: Levels) -> Payload:
     return announcement
 
 
-def _read(announcement: Payload, current: Levels, rank: int) -> LevelUpdate:
-    magic, version, digest, count, before, after = _HEADER.unpack_from(announcement.data)
-    if magic != _MAGIC or count > 2**MAXIMUM_BITS:
+def _read(announcement: Payload, current: Levels, rank: int) -> tuple[LevelUpdate, bool]:
+    magic, refused, version, digest, count, before, after = _HEADER.unpack_from(announcement.data)
+    if magic != _MAGIC or refused > 1 or count > 2**MAXIMUM_BITS:
         raise LevelsMismatch(
             f"rank {rank}: expected at most {2**MAXIMUM_BITS} levels after {_MAGIC!r} from the leader, "
             f"got {count} after {magic!r}: the bytes were damaged on the way"
@@ -115,4 +137,4 @@ def _read(announcement: Payload, current: Levels, rank: int) -> LevelUpdate:
             f"version {version} with digest {digest_of(values):#010x}: the ranks' level histories differ, or the bytes "
             "were damaged; load the same checkpoint on every rank"
         )
-    return LevelUpdate(Levels(values, version) if count else current, before, after, reason)
+    return LevelUpdate(Levels(values, version) if count else current, before, after, reason), bool(refused)

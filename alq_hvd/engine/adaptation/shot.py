@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+import math
+from collections import deque
+from dataclasses import dataclass, fields
 from typing import Any
 
 from alq_hvd.codec.base import Codec, Values
@@ -16,12 +18,19 @@ from alq_hvd.quantiser.policies.base import Policy
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 from alq_hvd.quantiser.statistics import GradientStatistics
 
+REMEMBERED = 100
+"""Adaptations of which metrics and states tell; older ones are forgotten, so that neither grows with the run."""
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Adaptation:
-    """Record what one adaptation did, for metrics and logs."""
+    """Record what one adaptation did, for metrics and logs.
+
+    Attributes:
+        refused: nothing could be fitted, and it was tried again at the steps that followed. Only the first of
+            several refusals in a row is remembered.
+    """
 
     step: int
     accepted: bool
@@ -31,6 +40,12 @@ class Adaptation:
     objective_before: float
     objective_after: float
     reason: str
+    refused: bool = False
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the fields by name, with lists of their own."""
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: list(value) if isinstance(value, list) else value for name, value in own.items()}
 
 
 class AdaptiveShot:
@@ -45,6 +60,7 @@ class AdaptiveShot:
     Attributes:
         relative_variance: of the latest measurement.
         is_measured: that was with the levels in force.
+        fit_is_due: the gradients of the last scheduled step could not be used, those of the next step shall be.
     """
 
     def __init__(self, index: int, config: QuantiserConfig, policy: Policy, initial: Levels) -> None:
@@ -54,8 +70,10 @@ class AdaptiveShot:
         self.levels = initial
         self.relative_variance: float | None = None
         self.is_measured = False
+        self.fit_is_due = False
         self._measured_with = initial
-        self.adaptations: list[Adaptation] = []
+        self._has_told = False
+        self.adaptations: deque[Adaptation] = deque(maxlen=REMEMBERED)
         self._policy = policy
         self.forget()
 
@@ -64,15 +82,26 @@ class AdaptiveShot:
         """Return whether a record loses less than it carries, as far as was measured."""
         return self.relative_variance is None or self.relative_variance < 1
 
+    @property
+    def _was_refused(self) -> bool:
+        return bool(self.adaptations) and self.adaptations[-1].refused
+
     def forget(self) -> None:
         """Drop what was gathered and measured in the open step."""
         self._statistics = GradientStatistics.empty(self._policy.weight_exponent)
+        self._failure = ""
         self._squared_error = self._squared_norm = 0.0
         self._measured_all = True
 
     def gather(self, codec: Codec, values: Values) -> None:
         """Add ``values`` to what the next table is fitted to."""
         self._statistics = self._statistics + codec.statistics(values, self.config, self._policy.weight_exponent)
+
+    def fail(self, error: Exception, what: str, rank: int) -> None:
+        """Let the open step's fit be refused on all ranks, because ``error`` kept this one from gathering anything."""
+        self._failure = f"rank {rank}: {what} failed: {type(error).__name__}: {error}"
+        if not self._was_refused:
+            _logger.error("rank %d: %s failed; levels stay until it works", rank, what, exc_info=error)
 
     def measure(self, codec: Codec, values: Values, key: StreamKey) -> None:
         """Decode this rank's own record and add up its error: a sample of |Q(v) - v|^2 and of |v|^2."""
@@ -94,9 +123,10 @@ class AdaptiveShot:
 
         All ranks must agree on: current levels, policy, step, name.
         """
-        before = self.levels
-        agreement = agree(control, self._statistics, self._policy, before, f"{name}.adaptation{self.index}")
-        update = agreement.update
+        before, again = self.levels, self._was_refused
+        gathered = self._failure or self._statistics
+        agreement = agree(control, gathered, self._policy, before, f"{name}.adaptation{self.index}", again=again)
+        update, self.fit_is_due = agreement.update, agreement.refused
         self.levels = update.levels
         record = Adaptation(
             step=step,
@@ -107,16 +137,24 @@ class AdaptiveShot:
             objective_before=update.objective_before,
             objective_after=update.objective_after,
             reason=update.reason,
+            refused=agreement.refused,
         )
-        self.adaptations.append(record)
-        if control.rank == LEADER:
-            where = f"step {step}" + (f", shot {self.index + 1}" if self.index else "")
-            if record.accepted:
-                _logger.info("%s: objective %.4g -> %.4g, levels %s", where, update.objective_before,
-                             update.objective_after, self.levels)  # fmt: skip
-            else:
-                _logger.info("%s: levels stay: %s", where, update.reason)
+        if not (again and record.refused):
+            self.adaptations.append(record)
+            if control.rank == LEADER:
+                self._log(record)
         return agreement.bytes_sent
+
+    def _log(self, record: Adaptation) -> None:
+        where = f"step {record.step}" + (f", shot {self.index + 1}" if self.index else "")
+        if record.refused:
+            _logger.warning("%s: levels could not be fitted and stay: %s. Every step tries again until one can be used",
+                            where, record.reason)  # fmt: skip
+        elif record.accepted:
+            _logger.info("%s: objective %.4g -> %.4g, levels %s", where, record.objective_before,
+                         record.objective_after, self.levels)  # fmt: skip
+        else:
+            _logger.info("%s: levels stay: %s", where, record.reason)
 
     def end_step(self) -> bool:
         """Turn the step's measurements into ``relative_variance``, and forget what was gathered.
@@ -132,13 +170,37 @@ class AdaptiveShot:
         self.forget()
         return self.contracts != contracted
 
+    def warn_of_loss(self, rank: int, step: int, what: str) -> None:
+        """Say, once, that the levels in force lose more than records carry.
+
+        Args:
+            what: method and width, for the text.
+        """
+        if self._has_told or self.contracts or not self.is_measured:
+            return
+        self._has_told = True
+        unfitted = self._policy.adapts and (self.fit_is_due or not self.adaptations)
+        _logger.warning(
+            "rank %d, step %d: expected levels that lose less than they carry, those of shot %d lose %.3g times as "
+            "much (relative variance), with %s in buckets of %d. Training may diverge. %sTake more bits, method "
+            "optimal or eden, rotate=True, or a smaller bucket_size",
+            rank,
+            step,
+            self.index + 1,
+            self.relative_variance,
+            what,
+            self.config.bucket_size,
+            "They are still to be fitted. " if unfitted else "",
+        )
+
     def metrics(self) -> dict[str, Any]:
         """Return the levels and their history, as plain values."""
         return {
             "relative_variance": self.relative_variance,
             "levels_version": self.levels.version,
             "levels": self.levels.values.tolist(),
-            "adaptations": [asdict(adaptation) for adaptation in self.adaptations],
+            "fit_is_due": self.fit_is_due,
+            "adaptations": [adaptation.as_plain() for adaptation in self.adaptations],
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -147,14 +209,20 @@ class AdaptiveShot:
             "levels": self.levels.state_dict(),
             "relative_variance": self.relative_variance,
             "is_measured": self.is_measured,
-            "adaptations": [asdict(adaptation) for adaptation in self.adaptations],
+            "fit_is_due": self.fit_is_due,
+            "adaptations": [adaptation.as_plain() for adaptation in self.adaptations],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where ``state_dict`` was taken."""
+        """Continue where ``state_dict`` was taken.
+
+        States of versions that lost a refused fit do not say whether one is due: it is, where the last one was refused.
+        """
         levels = Levels.from_state_dict(state["levels"])
         self.config.require_fit(levels)
         adaptations = [Adaptation(**entry) for entry in state["adaptations"]]
         self.relative_variance, self.is_measured = state["relative_variance"], bool(state["is_measured"])
-        self.levels, self.adaptations = levels, adaptations
+        self.levels, self.adaptations = levels, deque(adaptations, REMEMBERED)
+        lost = bool(adaptations) and not adaptations[-1].accepted and math.isnan(adaptations[-1].objective_before)
+        self.fit_is_due = bool(state.get("fit_is_due", lost))
         self._measured_with = levels

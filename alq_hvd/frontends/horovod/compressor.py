@@ -191,7 +191,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         Keys: ``method``, ``bits``, ``step`` (completed steps), ``bytes_per_step`` (sent by this rank in the last step:
         records, probes, and gradients that Horovod reduced itself, by the ring formula), ``bytes_total``,
         ``relative_variance`` (E|Q(g)-g|^2/|g|^2 of this rank's own gradients, latest measurement), ``levels_version``,
-        ``levels``, ``seconds`` (of this rank in encode, exchange, decode, adapt), ``adaptations``,
+        ``levels``, ``seconds`` (of this rank in encode, exchange, decode, adapt), ``adaptations`` (the newest hundred),
+        ``fit_is_due`` (a scheduled fit could not be done and is tried at every step),
         ``compressed_elements`` and ``passed_through_elements`` (of a step), ``exchange`` (in use; empty before the
         first step; none when plain Horovod reduces), ``break_even`` (choice and predicted seconds of a step, when
         measured), ``later_shots`` (levels, variance and adaptations of the sums that a second hop quantises).
@@ -285,9 +286,10 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._delivering = False
         self._decoded = set()
         if self._groups is not None:
-            if self._sample_gradients is not None and self._aggregator.gathers_statistics:
-                for group in sampled_groups(self._groups, self._sample_gradients()):
-                    self._aggregator.sample(group.values(), group.codec)
+            if self._sample_gradients is not None and self._aggregator.wants_samples:
+                with self._aggregator.sampling():
+                    for group in sampled_groups(self._groups, self._sample_gradients()):
+                        self._aggregator.sample(group.values(), group.codec)
             self._groups.clear()
         self._keys.end_step()
         if self._sparse:
