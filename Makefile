@@ -4,7 +4,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu bench-gpu lint bench docs clean
+.PHONY: help setup demo test compilers kernels test-gpu bench-gpu lint bench docs clean
 
 help: ## Show these lines.
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -15,8 +15,14 @@ setup: ## Install everything: system packages, .venv, PyTorch, Horovod, alq_hvd.
 demo: setup ## Train on real images with 4 ranks (fp32, fp16, ALQ at 3 bits, EDEN at 2) and compare. ARGS=... is passed on.
 	@$(PYTHON_ENV) examples/demo.py $(ARGS)
 
-test: setup ## Run all tests that need neither a GPU nor a cluster. ARGS="-k name" is passed on to pytest.
+test: setup compilers ## Run all tests that need neither a GPU nor a cluster. ARGS="-k name" is passed on to pytest.
 	@$(PYTHON_ENV) -m pytest -m "not gpu and not cluster" $(ARGS)
+
+compilers: setup ## Fetch the older run-time compilers of CUDA (300 MB, once), with which tests compile the kernels.
+	@$(PYTHON_ENV) -m tests.support.nvrtc || test -z "$$CI"
+
+kernels: compilers ## Compile every kernel with every run-time compiler for every GPU it knows; takes 20 minutes.
+	@$(PYTHON_ENV) -m tests.support.compile_matrix
 
 test-cluster: setup ## Run the tests on several pretend hosts with a real Slurm; needs root, installs Debian's Slurm. ARGS=... too.
 	@./tests/cluster/install.sh

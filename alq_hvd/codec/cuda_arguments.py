@@ -10,12 +10,12 @@ import numpy as np
 
 from alq_hvd.codec import cuda_structs
 from alq_hvd.codec.cuda_device import Device, Tensor
+from alq_hvd.codec.cuda_names import TYPES
 from alq_hvd.codec.device_arrays import Parts
 from alq_hvd.errors import ConfigurationError, UnsupportedTensor, WireFormatError
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 
-TYPES = {"torch.float32": "float", "torch.float16": "alq::Half", "torch.bfloat16": "alq::Brain"}
 SLOTS = 64
 """kSlots of ``cuda/decode.cuh``."""
 MOST_TABLES = 256
@@ -112,7 +112,8 @@ class Memory:
         if key not in self._kept:
             self._kept[key] = self._device.upload(make())
             while len(self._kept) > MOST_TABLES:
-                del self._kept[next(each for each in self._kept if each[0] in _REPLACEABLE)]
+                dropped = self._kept.pop(next(each for each in self._kept if each[0] in _REPLACEABLE))
+                self._device.keep(dropped)  # of whichever stream: the current one comes after all that read it
         self._kept.move_to_end(key)
         return self._kept[key]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from alq_hvd import backends
-from alq_hvd.codec import cuda_structs
+from alq_hvd.codec import cuda_names, cuda_structs
 from alq_hvd.codec.cuda_arguments import Memory
 from alq_hvd.codec.cuda_device import Device, Tensor
 from alq_hvd.codec.cuda_kernels import WARPS
@@ -20,7 +20,7 @@ def norms_and_limits(device: Device, group: Struct, tensors: Struct, kind: str, 
     """Return float32[buckets] norms, and the magnitudes that clipping leaves."""
     norms, limits = _floats(device, 2, buckets)
     arguments = (group, tensors, _address(norms), _address(limits))
-    device.launch(f"alq::bucket_norms<{kind}>", buckets, arguments)
+    device.launch(cuda_names.of_kind("bucket_norms", kind), buckets, arguments)
     return norms, limits
 
 
@@ -32,7 +32,7 @@ def rotated(device: Device, layout: RecordLayout, group: Struct, tensors: Struct
     (turned,) = _floats(device, 1, layout.elements)
     blocks, chunk, fits, shared = _workplace(device, layout)
     arguments = (group, tensors, np.uint32(first), np.int32(chunk), _address(turned))
-    device.launch(f"alq::rotate_group<{kind}, {fits}>", blocks, arguments, shared)
+    device.launch(cuda_names.in_workplace("rotate_group", kind, fits), blocks, arguments, shared)
     return turned
 
 
@@ -64,18 +64,18 @@ def encode(
     if config.rounding == "nearest":
         (sent,) = _floats(device, 1, layout.buckets)
         scaled = (group, tensors, tables, _address(norms), _address(limits), _address(sent))
-        device.launch(f"alq::projection_scales<{config.bits}>", layout.buckets, scaled)
+        device.launch(cuda_names.of_width("projection_scales", config.bits), layout.buckets, scaled)
     arguments = (
         *(group, tensors, tables, cuda_structs.key(key.first, key.second), np.uint32(key.first_element)),
         *(_address(norms), _address(sent), _address(limits)),
         *(np.uint32(layout.codes_offset // 4), record, kept),
     )
     blocks = cuda_structs.decode_blocks(layout.elements, WARPS)
-    device.launch(f"alq::encode_with_norms<{kind}, {config.bits}>", blocks, arguments)
+    device.launch(cuda_names.with_norms(kind, config.bits), blocks, arguments)
     if config.rotate and residual:
         blocks, chunk, fits, shared = _workplace(device, layout)
         lost = (group, given, np.uint32(key.first_element), np.int32(chunk), kept, residual)
-        device.launch(f"alq::keep_lost<{given_kind}, {fits}>", blocks, lost, shared)
+        device.launch(cuda_names.in_workplace("keep_lost", given_kind, fits), blocks, lost, shared)
 
 
 def decode_runs(
@@ -100,15 +100,17 @@ def decode_runs(
     for index in range(int(described["count"])):
         first = np.uint32(index)
         summed = (described, first, group, tables, checks, _address(part))
-        device.launch(f"alq::sum_run<{layout.quantiser.bits}>", tiles, summed)
+        device.launch(cuda_names.of_width("sum_run", layout.quantiser.bits), tiles, summed)
         added = (described, first, group, np.int32(chunk), _address(part), _address(total), np.float32(scale))
-        device.launch(f"alq::add_run<{kind}, {fits}>", blocks, (*added, data, ends, np.uint32(count)), shared)
+        device.launch(
+            cuda_names.in_workplace("add_run", kind, fits), blocks, (*added, data, ends, np.uint32(count)), shared
+        )
 
 
-def _workplace(device: Device, layout: RecordLayout) -> tuple[int, int, str, int]:
-    """Return the number of blocks, elements a block, whether they fit shared memory (in C++), and its bytes."""
+def _workplace(device: Device, layout: RecordLayout) -> tuple[int, int, bool, int]:
+    """Return the number of blocks, elements a block, whether they fit shared memory, and its bytes."""
     chunk, shared = cuda_structs.workplace(layout.quantiser.bucket_size, device.shared_bytes)
-    return -(-layout.elements // chunk), chunk, "true" if shared else "false", shared
+    return -(-layout.elements // chunk), chunk, shared > 0, shared
 
 
 def _floats(device: Device, count: int, length: int) -> Any:

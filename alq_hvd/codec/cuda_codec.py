@@ -9,19 +9,13 @@ from typing import Any
 import numpy as np
 
 from alq_hvd import backends
-from alq_hvd.codec import cuda_buckets, cuda_structs
+from alq_hvd.codec import cuda_buckets, cuda_names, cuda_structs
 from alq_hvd.codec.base import Codec
-from alq_hvd.codec.cuda_arguments import (
-    TYPES,
-    Memory,
-    parts_of,
-    require_parts,
-    require_records,
-    require_residual,
-)
+from alq_hvd.codec.cuda_arguments import Memory, parts_of, require_parts, require_records, require_residual
 from alq_hvd.codec.cuda_damage import Damage
 from alq_hvd.codec.cuda_device import CudaDevice, Device, Tensor
 from alq_hvd.codec.cuda_kernels import WARPS
+from alq_hvd.codec.cuda_names import TYPES
 from alq_hvd.codec.cuda_stream import StreamOrder
 from alq_hvd.codec.device_arrays import DeviceArrays, Parts
 from alq_hvd.codec.keys import StreamKey
@@ -79,12 +73,12 @@ class CudaCodec(Codec):
         launches (rotated: four, five in rounding to the nearest) and twice. A ``residual`` is handled in the same
         launches (where buckets are rotated through device memory, in one more), and has elements read once more.
         """
-        self.order.enter()
         parts = parts_of(values)
         require_parts(parts, layout.elements, self.device.name)
         if residual is not None:
             require_residual(residual, layout.elements, self.device.name)
         layout.quantiser.require_fit(levels)
+        self.order.enter(*parts, *(() if residual is None else (residual,)))
         config, kind = layout.quantiser, TYPES[str(parts[0].dtype)] if parts else "float"
         record = self._begin(layout, stamp, key)
         if not parts:
@@ -100,11 +94,8 @@ class CudaCodec(Codec):
             *(group, tensors, tables, cuda_structs.key(key.first, key.second), np.uint32(key.first_element)),
             *(np.int32(chunk), np.uint32(layout.codes_offset // 4), out, kept),
         )
-        name = f"encode<{kind}, {config.bits}>"
-        if config.rotate:
-            name = f"encode_rotated<{kind}, {config.bits}, {'true' if config.rounding == 'nearest' else 'false'}>"
         shared = chunk // LANES * _row_bytes(config)
-        self.device.launch(f"alq::{name}", -(-layout.elements // chunk), arguments, shared)
+        self.device.launch(cuda_names.encode(kind, config), -(-layout.elements // chunk), arguments, shared)
         return record
 
     def decode_sum(
@@ -122,13 +113,13 @@ class CudaCodec(Codec):
         that do not fit shared memory take two launches a record. A record with a wrong header decodes to NaN.
         """
         torch = backends.torch()
-        self.order.enter()
-        layout.quantiser.require_fit(levels)
-        require_records(records, layout, stamps, self.device.name)
         if out is None:
             out = torch.empty(layout.elements, dtype=torch.float32, device=self.device.name)
         parts = parts_of(out)
+        layout.quantiser.require_fit(levels)
+        require_records(records, layout, stamps, self.device.name)
         require_parts(parts, layout.elements, self.device.name)
+        self.order.enter(*parts)
         if not layout.elements:
             return out
         if not records:
@@ -144,15 +135,14 @@ class CudaCodec(Codec):
         chunk = self._chunk_size(config, summed)
         if not config.rotate:
             blocks = cuda_structs.decode_blocks(layout.elements, WARPS)
-            self.device.launch(f"alq::decode_sum<{kind}, {config.bits}>", blocks, arguments)
+            self.device.launch(cuda_names.decode(kind, config), blocks, arguments)
         elif chunk:
             blocks, shared = -(-layout.elements // chunk), chunk // LANES * summed
-            name = f"alq::decode_rotated<{kind}, {config.bits}>"
-            self.device.launch(name, blocks, (*arguments, np.int32(chunk)), shared)
+            self.device.launch(cuda_names.decode(kind, config), blocks, (*arguments, np.int32(chunk)), shared)
         else:
             out_parts = (data, ends, len(parts))
             cuda_buckets.decode_runs(self.device, layout, described, group, tables, scale, checks, out_parts, kind)
-        self.device.launch("alq::finish_decode", 1, (described, checks, self._damage.address()))
+        self.device.launch(cuda_names.FINISH_DECODE, 1, (described, checks, self._damage.address()))
         return out
 
     def recode(
@@ -194,8 +184,8 @@ class CudaCodec(Codec):
             np.uint32(again.codes_offset // 4),
             int(record.data_ptr()),
         )
-        self.device.launch(f"alq::recode<{bits}, {wide}>", -(-again.elements // chunk), arguments, 4 * chunk)
-        self.device.launch("alq::finish_decode", 1, (described, checks, self._damage.address()))
+        self.device.launch(cuda_names.recode(bits, wide), -(-again.elements // chunk), arguments, 4 * chunk)
+        self.device.launch(cuda_names.FINISH_DECODE, 1, (described, checks, self._damage.address()))
         return record
 
     def statistics(
@@ -203,10 +193,10 @@ class CudaCodec(Codec):
     ) -> GradientStatistics:
         """Return the summary of the normalised coordinates. Waits: the levels are fitted on the host."""
         torch = backends.torch()
-        self.order.enter()
         parts = parts_of(values)
         elements = sum(part.numel() for part in parts)
         require_parts(parts, elements, self.device.name)
+        self.order.enter(*parts)
         if not elements:
             return GradientStatistics.empty(weight_exponent)
         layout, kind = RecordLayout(elements, config), TYPES[str(parts[0].dtype)]
@@ -221,7 +211,7 @@ class CudaCodec(Codec):
         bins = np.array((OCTAVES, BINS_PER_OCTAVE_LOG2, weight_exponent), dtype=cuda_structs.BINS)
         arguments = (group, tensors, int(norms.data_ptr()), int(limits.data_ptr()), bins, mass, first, moments)
         shared = 4 * BINS_PER_SIDE * 8
-        self.device.launch(f"alq::statistics<{kind}>", min(layout.buckets, 1024), arguments, shared)
+        self.device.launch(cuda_names.of_kind("statistics", kind), min(layout.buckets, 1024), arguments, shared)
         host = counted.cpu().numpy()
         return GradientStatistics.from_bucket_sums(
             host[2 * BINS :].reshape(-1, 4),
@@ -244,7 +234,7 @@ class CudaCodec(Codec):
         torch = backends.torch()
         record = torch.empty(layout.record_bytes, dtype=torch.uint8, device=self.device.name)
         plan = cuda_structs.record_plan(layout, stamp, rotation_words(key, layout.quantiser))
-        self.device.launch("alq::begin_record", 1, (plan, cuda_structs.group(layout), int(record.data_ptr())))
+        self.device.launch(cuda_names.BEGIN_RECORD, 1, (plan, cuda_structs.group(layout), int(record.data_ptr())))
         return record
 
     def _records(self, records: Sequence[Tensor], layout: RecordLayout, stamps: Sequence[Stamp]) -> tuple[Any, int]:

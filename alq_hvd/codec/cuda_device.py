@@ -11,13 +11,10 @@ import numpy as np
 
 from alq_hvd import backends
 from alq_hvd.codec.arrays import Record
-from alq_hvd.codec.cuda_kernels import THREADS, kernel
-from alq_hvd.errors import BackendUnavailable
+from alq_hvd.codec.cuda_kernels import THREADS, kernel, require_capability
 
 Tensor = Any
 """A torch.Tensor; torch is imported in one place only."""
-OLDEST = (8, 0)
-"""Compute capability that the kernels need: sums over a warp in one instruction."""
 
 
 class Download(Protocol):
@@ -126,11 +123,11 @@ class CudaDevice:
         """Start a kernel through cupy, which compiles it at its first use."""
         if not blocks:
             return
-        cupy = backends.cupy()
-        stream = cupy.cuda.Stream.from_external(_StreamHandle(self.stream.cuda_stream))
-        with cupy.cuda.Device(self.number), stream:
+        with backends.cupy().cuda.Device(self.number):
             # cupy passes NumPy arrays of one element by value: the structures are such arrays.
-            kernel(name, self.number, shared_bytes)((blocks,), (THREADS,), tuple(arguments), shared_mem=shared_bytes)
+            kernel(name, self.number)(
+                *((blocks,), (THREADS,), tuple(arguments), shared_bytes, _StreamHandle(self.stream.cuda_stream))
+            )
 
     def upload(self, *arrays: np.ndarray) -> Tensor:
         """Return a copy on the device, through pinned memory: from other memory, copying would wait for the stream."""
@@ -160,12 +157,9 @@ class CudaDevice:
 
 @dataclass(frozen=True, slots=True)
 class _StreamHandle:
-    """Show a stream by the CUDA stream protocol, which older versions of PyTorch do not speak."""
+    """Show a stream of PyTorch as what cupy, of any version, asks a stream for: its address."""
 
-    handle: int
-
-    def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, self.handle
+    ptr: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,19 +194,15 @@ class CudaDevices:
         """
         if tensor.device.type != "cuda":
             return None
-        device, capability = CudaDevice(tensor.device.index), _capability(tensor.device.index)
-        if capability < OLDEST:
-            raise BackendUnavailable(
-                f"expected a GPU of compute capability {OLDEST[0]}.{OLDEST[1]} or newer, got {capability[0]}."
-                f"{capability[1]} on {device.name}: take codec='native'"
-            )
+        device = CudaDevice(tensor.device.index)
+        require_capability(_capability(tensor.device.index), device.name)
         return device
 
 
 @cache
-def _capability(number: int) -> tuple[int, int]:
+def _capability(number: int) -> int:
     major, minor = backends.torch().cuda.get_device_capability(number)
-    return int(major), int(minor)
+    return 10 * int(major) + int(minor)
 
 
 @cache

@@ -7,10 +7,14 @@ version, because it does not look into included files.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
+import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,54 +26,77 @@ FOLDER = Path(__file__).parent
 SOURCE = '#include "codec.cu"\n'
 ARITHMETIC = ("-std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
 """With other arithmetic (products and sums in one, say) the bytes would differ from every other codec's."""
-OPTIONS = (*ARITHMETIC, f"-I{FOLDER / 'csrc'}", f"-I{FOLDER / 'cuda'}")
+DIALECT = ("--device-as-default-execution-space",)
+"""Compilers before CUDA 13.2 take a generic lambda in a kernel for a function of the host, and refuse it."""
+OPTIONS = (*ARITHMETIC, *DIALECT, f"-I{FOLDER / 'csrc'}", f"-I{FOLDER / 'cuda'}")
+OLDEST = 80
+"""Compute capability, without its point, that the kernels need: sums over a warp in one instruction."""
 THREADS = 256
 WARPS = THREADS // 32
+VARIABLE = "ALQ_HVD_KERNELS"
+"""Names the folder of compiled kernels, in place of the user's cache: ``alq-hvd kernels --output`` fills one."""
 _logger = logging.getLogger(__name__)
 
 
 @cache
-def kernel(name: str, device: int, dynamic_shared_bytes: int = 0) -> Any:
-    """Return the compiled kernel ``name``, such as ``alq::encode<float, 3>``, as cupy calls kernels.
+def kernel(name: str, device: int) -> Any:
+    """Return the compiled kernel ``name``, such as ``alq::encode<float, 3>``, as ``cupy.cuda.function.Function``.
+
+    It may be launched with as much dynamic shared memory as the device has: cupy shares one function between all who
+    ask for it, so a limit that one launch sets would hold for the next one too.
 
     Args:
         name: a kernel of ``cuda/codec.cu`` with its template arguments.
         device: number of the CUDA device, which must be current: a function belongs to one device.
-        dynamic_shared_bytes: the most that one launch will ask for; above 48 KiB it must be announced.
 
     Raises:
-        BackendUnavailable: the compiler does not know this GPU.
+        BackendUnavailable: the compiler does not know this GPU, or the GPU is too old.
     """
     cupy = backends.cupy()
-    file = compiled(name, cupy.cuda.Device(device).compute_capability, cache_folder())
-    function = cupy.RawModule(path=str(file)).get_function(symbol_of(file))
-    if dynamic_shared_bytes:
-        function.max_dynamic_shared_size_bytes = dynamic_shared_bytes
-    return function
+    gpu = cupy.cuda.Device(device)
+    file = compiled(name, gpu.compute_capability, cache_folder())
+    found = cupy.RawModule(path=str(file)).get_function(symbol_of(file))
+    most = int(gpu.attributes["MaxSharedMemoryPerBlockOptin"])
+    found.max_dynamic_shared_size_bytes = most - int(found.shared_size_bytes)
+    return found.kernel
 
 
 def compiled(name: str, capability: str, folder: Path) -> Path:
     """Return the file of the machine code of the kernel ``name``, compiled unless ``folder`` has it.
 
-    The file's name holds a digest of everything that its content depends on, and the symbol to look up in it.
+    The file's name holds a digest of everything that its content depends on, and the symbol to look up in it. One
+    process at a time compiles into a folder: the ranks of a node wait for the first of them, and find what it made.
 
     Args:
         name: a kernel of ``cuda/codec.cu`` with its template arguments.
         capability: of the GPU, without its point, such as ``90``.
         folder: to keep it in; where that can not be written, a folder of this process serves.
+
+    Raises:
+        BackendUnavailable: the compiler does not know this GPU, or the GPU is too old.
     """
+    require_capability(int(capability), f"sm_{capability}")
     nvrtc = backends.cupy().cuda.nvrtc
     described = (name, capability, *ARITHMETIC, nvrtc.getVersion(), _sources())
     key = hashlib.sha256(repr(described).encode()).hexdigest()[:24]
-    found = sorted(folder.glob(f"{key}.*.cubin"))
+    found = _kept(folder, key)
     if found:
-        return found[0]
-    symbol, code = _compile(nvrtc, name, capability)
+        return found
     try:
-        return _write(folder, f"{key}.{symbol}.cubin", code)
+        with _only_compiler(folder):
+            return _kept(folder, key) or _write(folder, key, *_compile(nvrtc, name, capability))
     except OSError as problem:
         _logger.warning("%s: kernels are compiled again by every process (%s)", folder, problem)
-        return _write(Path(tempfile.mkdtemp(prefix="alq_hvd_")), f"{key}.{symbol}.cubin", code)
+        return _write(Path(tempfile.mkdtemp(prefix="alq_hvd_")), key, *_compile(nvrtc, name, capability))
+
+
+def require_capability(capability: int, what: str) -> None:
+    """Raise ``BackendUnavailable`` unless GPUs of ``capability``, such as 90, can run the kernels."""
+    if capability < OLDEST:
+        raise BackendUnavailable(
+            f"expected a GPU of compute capability {OLDEST / 10} or newer, got {capability / 10} on {what}: take "
+            "codec='native'"
+        )
 
 
 def symbol_of(file: Path) -> str:
@@ -78,8 +105,25 @@ def symbol_of(file: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Return where compiled kernels are kept: ``alq-hvd/kernels`` in the user's cache."""
+    """Return where compiled kernels are kept: what ``VARIABLE`` names, or ``alq-hvd/kernels`` in the user's cache."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alq-hvd" / "kernels"
+
+
+def _kept(folder: Path, key: str) -> Path | None:
+    return next(iter(sorted(folder.glob(f"{key}.*.cubin"))), None)
+
+
+@contextmanager
+def _only_compiler(folder: Path) -> Iterator[None]:
+    """Wait until no other process compiles into ``folder``; where the file system has no locks, compile beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a") as lock:
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _compile(nvrtc: Any, name: str, capability: str) -> tuple[str, bytes]:
@@ -87,7 +131,7 @@ def _compile(nvrtc: Any, name: str, capability: str) -> tuple[str, bytes]:
     try:
         nvrtc.addNameExpression(program, name)
         nvrtc.compileProgram(program, (*OPTIONS, f"--gpu-architecture=sm_{capability}"))
-        return nvrtc.getLoweredName(program, name), nvrtc.getCUBIN(program)
+        return nvrtc.getLoweredName(program, name), whole(nvrtc.getCUBIN(program))
     except nvrtc.NVRTCError as error:
         version = ".".join(str(part) for part in nvrtc.getVersion())
         raise BackendUnavailable(
@@ -98,13 +142,26 @@ def _compile(nvrtc: Any, name: str, capability: str) -> tuple[str, bytes]:
         nvrtc.destroyProgram(program)
 
 
-def _write(folder: Path, name: str, code: bytes) -> Path:
+def whole(code: bytes) -> bytes:
+    """Return machine code with the byte that ``cupy.cuda.nvrtc.getCUBIN`` takes for the end of a text and cuts off.
+
+    It is zero: an ELF file ends with a table of 64-bit numbers, of which the last is small. Where the tables lie, its
+    header says: 64-bit offsets at 32 and 40, sizes and counts of entries as 16-bit numbers from 54 on.
+    """
+    segments, sections = struct.unpack_from("<QQ", code, 32)
+    segment_bytes, segment_count, section_bytes, section_count = struct.unpack_from("<4H", code, 54)
+    end = max(segments + segment_bytes * segment_count, sections + section_bytes * section_count)
+    return code.ljust(end, b"\0") if end - len(code) == 1 else code
+
+
+def _write(folder: Path, key: str, symbol: str, code: bytes) -> Path:
     """Write a file that is whole as soon as it is there: other ranks look for it too."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
         file.write(code)
-    os.replace(file.name, folder / name)
-    return folder / name
+    os.chmod(file.name, 0o644)  # a folder made ahead of time serves other users
+    os.replace(file.name, folder / f"{key}.{symbol}.cubin")
+    return folder / f"{key}.{symbol}.cubin"
 
 
 @cache

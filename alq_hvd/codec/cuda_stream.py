@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alq_hvd.codec.cuda_device import Device
+from alq_hvd.codec.cuda_device import Device, Tensor
 
 
 class StreamOrder:
@@ -20,10 +20,20 @@ class StreamOrder:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._last: Any = None
+        self._several = False
 
-    def enter(self) -> None:
-        """Order what is started on the current stream after everything that was entered before."""
+    def enter(self, *tensors: Tensor) -> None:
+        """Order what is started on the current stream after everything that was entered before.
+
+        Args:
+            tensors: that it reads or writes. Where several streams are in use, one of the others may have allocated
+                them: their memory must not be given away, when they are dropped, before this stream is done with it.
+        """
         current = self._device.stream
         if self._last is not None and self._last != current:
             self._device.follow(self._last)
+            self._several = True
         self._last = current
+        if self._several:
+            for tensor in tensors:
+                self._device.keep(tensor)

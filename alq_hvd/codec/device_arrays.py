@@ -71,13 +71,13 @@ class DeviceArrays:
 
     def on_host(self, values: Tensor) -> FloatArray:
         """Copy them to the host."""
-        self.order.enter()
+        self.order.enter(values)
         array: FloatArray = values.to("cpu", copy=True).numpy()
         return array
 
     def plus(self, values: Parts | Tensor, residual: Tensor) -> Tensor:
         """Widen to float32, and add."""
-        self.order.enter()
+        self.order.enter(*_tensors(values), residual)
         return self._flat(values) + residual
 
     def room_for_sum(self, values: Parts | Tensor) -> Tensor:
@@ -87,18 +87,18 @@ class DeviceArrays:
 
     def padded(self, record: Tensor, length: int) -> Tensor:
         """Return ``record`` itself when it has the length."""
-        self.order.enter()
+        self.order.enter(record)
         missing = length - len(record)
         return backends.torch().nn.functional.pad(record, (0, missing)) if missing else record
 
     def as_bytes(self, values: Parts | Tensor) -> Tensor:
         """Return the bytes of the values, widened to float32."""
-        self.order.enter()
+        self.order.enter(*_tensors(values))
         return self._flat(values).view(backends.torch().uint8)
 
     def add_up(self, records: Sequence[Tensor], out: Tensor) -> None:
         """Add in float32."""
-        self.order.enter()
+        self.order.enter(out)
         out.zero_()
         for record in records:
             self.device.keep(record)
@@ -106,7 +106,7 @@ class DeviceArrays:
 
     def scaled(self, record: Tensor, scale: float, out: Parts | Tensor) -> None:
         """Multiply in float32, and round to the dtype of ``out``."""
-        self.order.enter()
+        self.order.enter(*_tensors(out))
         self.device.keep(record)
         products, start = record.view(backends.torch().float32) * float(np.float32(scale)), 0
         for part in _tensors(out):
@@ -115,7 +115,7 @@ class DeviceArrays:
 
     def squares(self, decoded: Tensor, values: Parts | Tensor) -> tuple[float, float] | None:
         """Add in float64; this waits for the device."""
-        self.order.enter()
+        self.order.enter(decoded, *_tensors(values))
         if not bool(decoded.isfinite().all()):
             return None
         wide = self._flat(values).double()
@@ -123,7 +123,7 @@ class DeviceArrays:
 
     def depart(self, records: Sequence[Tensor]) -> _Leaving:
         """Start to copy ``records`` to the host, and behind them the word in which decoders note damage."""
-        self.order.enter()
+        self.order.enter(*records)
         download = self.device.download([*records, self.damage.word()])
         return _Leaving(download, [len(record) for record in records], self.damage)
 
@@ -136,7 +136,7 @@ class DeviceArrays:
     def guarded(self, records: Sequence[Tensor]) -> list[Tensor]:
         """Set all bits where damage was noted, in new memory."""
         torch = backends.torch()
-        self.order.enter()
+        self.order.enter(*records)
         damaged = (self.damage.word().view(torch.int32) != 0).to(torch.uint8) * 255
         return [record | damaged for record in records]
 

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from alq_hvd import backends
 from alq_hvd.codec.base import Codec, FloatArray, Values
-from alq_hvd.codec.cuda_arguments import TYPES
 from alq_hvd.codec.cuda_codec import CudaCodec
+from alq_hvd.codec.cuda_names import TYPES
 from alq_hvd.codec.device_arrays import Parts
 from alq_hvd.engine.layout import Slot
 
@@ -107,7 +107,7 @@ class DeviceGroup:
 
     def values(self) -> Parts:
         """Return the gradients, in the order of the plan."""
-        self.codec.order.enter()
+        self.codec.order.enter(*(gradient for _, gradient in self._gradients.values()))
         flat = {slot.index: gradient.detach().reshape(-1) for slot, gradient in self._in_order()}
         dtypes = {str(tensor.dtype) for tensor in flat.values()}
         if len(dtypes) > 1 or not dtypes <= TYPES.keys():
@@ -121,7 +121,7 @@ class DeviceGroup:
         flat = self._flat[slot.index]
         if flat.data_ptr() == gradient.data_ptr() and flat.dtype == gradient.dtype:
             return gradient
-        self.codec.order.enter()
+        self.codec.order.enter(gradient, flat)
         return _written(gradient, flat)
 
     def clear(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from alq_hvd.errors import ConfigurationError
 from alq_hvd.exchange.choice import AUTO
 from alq_hvd.version import __version__
 
+ASYNC_COMPLETION = "HOROVOD_ENABLE_ASYNC_COMPLETION"
+"""Lets Horovod say that a collective is done before its data are there."""
 _logger = logging.getLogger(__name__)
 
 
@@ -75,6 +78,11 @@ def _against_device_records(layout: FusionLayout, communicator: Communicator) ->
         over_horovod = isinstance(communicator, HorovodCommunicator) and place.name.startswith("cuda")
         if over_horovod and not backends.horovod().nccl_built():
             return "expected a Horovod built with HOROVOD_GPU_OPERATIONS=NCCL, got one without NCCL: build it so"
+        if over_horovod and os.environ.get(ASYNC_COMPLETION, "0").strip() not in ("", "0"):
+            return (
+                f"expected collectives that are done when their data are there, got {ASYNC_COMPLETION}="
+                f"{os.environ[ASYNC_COMPLETION]}, where only the stream of Horovod's thread waits for them: unset it"
+            )
     return None
 
 

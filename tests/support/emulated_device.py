@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 
-from alq_hvd.codec import native
+from alq_hvd.codec import cuda_names, native
 
 SOURCES = Path(native.__file__).parent
 PROGRAMS = Path(__file__).parents[1] / "native"
@@ -31,6 +31,7 @@ COMPILER = shutil.which("g++") or shutil.which("c++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler, as building alq_hvd does")
 LIBRARY = "ALQ_HVD_EMULATED_LIBRARY"
 """Variable that names a library which ``build`` has made, for ranks that start at the same time."""
+KERNELS = frozenset(cuda_names.every(range(1, 9), cuda_names.TYPES.values()))
 _one_launch = threading.Lock()
 """The emulated threads are global variables: ranks that are threads of one process take turns."""
 
@@ -56,6 +57,21 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
+def run_kernel(name: str, blocks: int, arguments: Sequence[Any], shared_bytes: int) -> None:
+    """Run a kernel to its end; it must be one of those that ``alq-hvd kernels`` compiles."""
+    if not blocks:
+        return
+    passed = [as_passed(argument) for argument in arguments]
+    addresses = (ctypes.c_void_p * len(passed))(*(ctypes.addressof(each) for each in passed))
+    sizes = (ctypes.c_size_t * len(passed))(*(len(each) for each in passed))
+    with _one_launch:
+        problem = library().emulated_launch(
+            name.encode(), blocks, len(passed), addresses, sizes, ctypes.c_size_t(shared_bytes)
+        )
+    assert problem is None, problem.decode()
+    assert name in KERNELS, name
+
+
 @dataclass(frozen=True, eq=False)
 class EmulatedDevice:
     """Be a device whose memory is the CPU's; see ``alq_hvd.codec.cuda_device.Device``.
@@ -73,16 +89,7 @@ class EmulatedDevice:
 
     def launch(self, name: str, blocks: int, arguments: Sequence[Any], shared_bytes: int = 0) -> None:
         self.launched.append(name)
-        if not blocks:
-            return
-        passed = [as_passed(argument) for argument in arguments]
-        addresses = (ctypes.c_void_p * len(passed))(*(ctypes.addressof(each) for each in passed))
-        sizes = (ctypes.c_size_t * len(passed))(*(len(each) for each in passed))
-        with _one_launch:
-            problem = library().emulated_launch(
-                name.encode(), blocks, len(passed), addresses, sizes, ctypes.c_size_t(shared_bytes)
-            )
-        assert problem is None, problem.decode()
+        run_kernel(name, blocks, arguments, shared_bytes)
 
     @property
     def stream(self) -> str:

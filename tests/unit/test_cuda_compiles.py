@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from alq_hvd.codec import cuda_kernels, native
-from tests.support.nvrtc import Nvrtc, NVRTCError, needs_nvrtc
+from alq_hvd.codec import native
 
 NVCC = shutil.which("nvcc")
 SOURCES = Path(native.__file__).parent
@@ -70,26 +69,6 @@ def instantiated() -> str:
         arguments = ARGUMENTS[name].replace("<T>", f"<{parameters[0]}>").replace("T*", f"{parameters[0]}*")
         lines.append(f"template __global__ void alq::{name}<{', '.join(parameters)}>({arguments});")
     return "\n".join(lines) + "\n"
-
-
-@needs_nvrtc
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "architecture",
-    ["sm_90", pytest.param("sm_80", marks=pytest.mark.skipif(NVCC is not None, reason="nvcc compiles for it"))],
-)
-def test_the_run_time_compiler_takes_them_too(architecture: str) -> None:
-    """As cupy will call it: no CUDA header at hand, kernels named by their template arguments."""
-    nvrtc = Nvrtc()
-    program = nvrtc.createProgram(cuda_kernels.SOURCE, "alq.cu", (), ())
-    names = [f"alq::{name}<{', '.join(parameters)}>" for name, *parameters in INSTANCES]
-    for name in [*names, "alq::begin_record", "alq::finish_decode"]:
-        nvrtc.addNameExpression(program, name)
-    try:
-        nvrtc.compileProgram(program, (*cuda_kernels.OPTIONS, f"--gpu-architecture={architecture}"))
-    except NVRTCError:
-        pytest.fail(nvrtc.getProgramLog(program))
-    assert len(nvrtc.getCUBIN(program)) > 10_000
 
 
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc, CUDA's compiler, on PATH")

@@ -30,7 +30,7 @@ def test_a_kernel_is_compiled_once_and_found_by_its_symbol(nvrtc: Nvrtc, tmp_pat
     first = compiled("alq::finish_decode", "90", folder)
     assert compiled("alq::finish_decode", "90", folder) == first
     assert len(nvrtc.compiled) == 1
-    assert list(folder.iterdir()) == [first]
+    assert list(folder.glob("*.cubin")) == [first]
     assert symbol_of(first).startswith("_ZN3alq13finish_decode")
     assert symbol_of(first).encode() in first.read_bytes()
 
@@ -56,8 +56,8 @@ def test_a_folder_that_can_not_be_written_costs_time_only(
 
 
 def test_a_gpu_that_the_compiler_does_not_know_is_named(nvrtc: Nvrtc, tmp_path: Path) -> None:
-    with pytest.raises(BackendUnavailable, match=r"compile alq::finish_decode for sm_12, got .*(?s:.)*codec='native'"):
-        compiled("alq::finish_decode", "12", tmp_path)
+    with pytest.raises(BackendUnavailable, match=r"compile alq::finish_decode for sm_199, got .*(?s:.)*codec='native'"):
+        compiled("alq::finish_decode", "199", tmp_path)
 
 
 def test_kernels_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

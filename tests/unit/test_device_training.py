@@ -338,3 +338,8 @@ def test_records_of_gpus_need_a_horovod_with_nccl(monkeypatch: pytest.MonkeyPatc
         agree_on_layout(options, layout, ranks, None)
     monkeypatch.setattr(backends.horovod(), "nccl_built", lambda: 21801)
     agree_on_layout(options, layout, ranks, None)
+    monkeypatch.setenv("HOROVOD_ENABLE_ASYNC_COMPLETION", "0")
+    agree_on_layout(options, layout, ranks, None)
+    monkeypatch.setenv("HOROVOD_ENABLE_ASYNC_COMPLETION", "1")
+    with pytest.raises(ConfigurationError, match="got HOROVOD_ENABLE_ASYNC_COMPLETION=1, where .* unset it, or go"):
+        agree_on_layout(options, layout, ranks, None)

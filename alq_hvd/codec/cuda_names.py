@@ -1,0 +1,75 @@
+"""What the CUDA kernels of ``cuda/codec.cu`` are called: the one place that knows their template arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from alq_hvd.quantiser.config import QuantiserConfig
+
+TYPES = {"torch.float32": "float", "torch.float16": "alq::Half", "torch.bfloat16": "alq::Brain"}
+"""Element types of the kernels, by what PyTorch calls the dtype."""
+BEGIN_RECORD, FINISH_DECODE = "alq::begin_record", "alq::finish_decode"
+LAST_WIDTH = 8
+
+
+def encode(kind: str, config: QuantiserConfig) -> str:
+    """Return the kernel that encodes tensors of ``kind`` in one reading."""
+    if config.rotate:
+        return f"alq::encode_rotated<{kind}, {config.bits}, {_flag(config.rounding == 'nearest')}>"
+    return f"alq::encode<{kind}, {config.bits}>"
+
+
+def decode(kind: str, config: QuantiserConfig) -> str:
+    """Return the kernel that sums records into tensors of ``kind`` in one reading."""
+    return f"alq::{'decode_rotated' if config.rotate else 'decode_sum'}<{kind}, {config.bits}>"
+
+
+def recode(bits: int, again: int) -> str:
+    """Return the kernel that sums records of ``bits`` and encodes the sum with ``again``."""
+    return f"alq::recode<{bits}, {again}>"
+
+
+def of_kind(name: str, kind: str) -> str:
+    """Return ``bucket_norms`` or ``statistics`` of tensors of ``kind``."""
+    return f"alq::{name}<{kind}>"
+
+
+def of_width(name: str, bits: int) -> str:
+    """Return ``projection_scales`` or ``sum_run`` of codes of ``bits``."""
+    return f"alq::{name}<{bits}>"
+
+
+def with_norms(kind: str, bits: int) -> str:
+    """Return the kernel that encodes tensors of ``kind`` whose norms are known."""
+    return f"alq::encode_with_norms<{kind}, {bits}>"
+
+
+def in_workplace(name: str, kind: str, fits: bool) -> str:
+    """Return ``rotate_group``, ``keep_lost`` or ``add_run``, in shared memory where buckets fit it."""
+    return f"alq::{name}<{kind}, {_flag(fits)}>"
+
+
+def every(widths: Iterable[int], kinds: Iterable[str]) -> list[str]:
+    """Return all kernels that codes of ``widths`` and tensors of ``kinds`` may need, whatever else is asked for."""
+    names, widths = [BEGIN_RECORD, FINISH_DECODE], sorted(set(widths))
+    for kind in dict.fromkeys(("float", *kinds)):  # what is rotated in device memory is read again as float32
+        names += [of_kind(name, kind) for name in ("bucket_norms", "statistics")]
+        for fits in (True, False):
+            names += [in_workplace(name, kind, fits) for name in ("rotate_group", "keep_lost", "add_run")]
+        for bits in widths:
+            names += [with_norms(kind, bits)]
+            for config in _ways(bits):
+                names += [encode(kind, config), decode(kind, config)]
+    for bits in widths:
+        names += [of_width(name, bits) for name in ("projection_scales", "sum_run")]
+        names += [recode(bits, again) for again in (bits, LAST_WIDTH)]
+    return list(dict.fromkeys(names))
+
+
+def _ways(bits: int) -> tuple[QuantiserConfig, ...]:
+    plain = QuantiserConfig(bits, 1024)
+    return plain, QuantiserConfig(bits, 1024, rotate=True), QuantiserConfig(bits, 1024, rotate=True, rounding="nearest")
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
