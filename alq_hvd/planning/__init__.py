@@ -1,1 +1,1 @@
-"""What an exchange costs before it is run: bytes, seconds, variance, and the accumulator a sum needs."""
+"""What an exchange costs before it is run: bytes, seconds, variance."""

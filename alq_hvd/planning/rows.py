@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from alq_hvd.accumulation.plan import plan_accumulator
 from alq_hvd.planning import cost
-from alq_hvd.planning.accumulator import plan_accumulator
 from alq_hvd.planning.cost import CodecSpeed, Cost, World
 from alq_hvd.planning.variance import mean_error
 

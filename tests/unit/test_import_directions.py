@@ -14,6 +14,7 @@ LAYERS = (
     {"errors", "version"},
     {"backends", "machine"},
     {"quantiser"},
+    {"accumulation"},
     {"codec", "communicator", "planning"},
     {"exchange"},
     {"engine"},

@@ -1,4 +1,4 @@
-"""Predictions: the published table of bytes, the limits of the formulas, and the accumulator's published numbers."""
+"""Predictions: the published table of bytes, and the limits of the formulas."""
 
 from __future__ import annotations
 
@@ -11,15 +11,6 @@ import pytest
 
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.planning import cost, traffic, units
-from alq_hvd.planning.accumulator import (
-    ACCEPTED_LOG_VARIANCE_LOST,
-    integer_sum_bits,
-    log_variance_lost,
-    min_mantissa,
-    plan_accumulator,
-    rounding_nmse,
-    vrr,
-)
 from alq_hvd.planning.cost import CodecSpeed, Link, World
 from alq_hvd.planning.rows import Row, Workload, recommend, rows
 from alq_hvd.planning.variance import mean_error
@@ -137,84 +128,6 @@ def test_the_recommendation_depends_on_link_and_tolerance() -> None:
     assert recommend(slow, 0.02).bits == (4, 8)
     assert recommend(slow, 0.0).exchange == "fp16"
     assert recommend(made_rows(4, 1e12), 0.5).exchange in ("fp32", "fp16")  # the codec costs more than the wire
-
-
-@pytest.mark.parametrize(
-    ("chunk", "expected"), [(None, [1, 3, 5, 6, 7, 9]), (8, [1, 1, 1, 4, 5, 7])], ids=["flat", "by 8"]
-)
-def test_fewest_mantissa_bits(chunk: int | None, expected: list[int]) -> None:
-    assert [min_mantissa(n, chunk=chunk) for n in (4, 16, 64, 256, 1024, 4096)] == expected
-
-
-def test_fewest_mantissa_bits_of_the_published_forward_lengths() -> None:
-    lengths, published = (576, 1152, 2304, 4608), [(7, 5), (8, 5), (8, 5), (9, 6)]
-    for length, (flat, chunked) in zip(lengths, published, strict=True):
-        assert abs(min_mantissa(length) - flat) <= 1
-        assert abs(min_mantissa(length, chunk=64) - chunked) <= 1
-
-
-@pytest.mark.parametrize(("accumulator", "longest"), [(7, 1150), (10, 39_150)])
-def test_the_longest_accepted_sum(accumulator: int, longest: int) -> None:
-    assert log_variance_lost(accumulator, longest) < ACCEPTED_LOG_VARIANCE_LOST
-    assert log_variance_lost(accumulator, longest + 150) > ACCEPTED_LOG_VARIANCE_LOST
-
-
-@pytest.mark.parametrize(("accumulator", "term", "count"), [(4, 5, 300), (7, 5, 700), (5, 3, 2000), (10, 5, 900)])
-def test_the_retention_ratio_against_a_scalar_loop(accumulator: int, term: int, count: int) -> None:
-    """Sum up the formulas term by term, with the tails of the normal distribution written out."""
-    m, p, top = accumulator, min(accumulator, term), 2.0**accumulator
-
-    def outside(bound: float, n: float) -> float:
-        return math.erfc(bound / math.sqrt(n) / math.sqrt(2))
-
-    def inside(bound: float, n: float) -> float:
-        return math.erf(bound / math.sqrt(n) / math.sqrt(2))
-
-    def alpha(last: int) -> float:
-        return 2.0 ** (m - 3 * p) / 3 * sum(2**j * (2**j - 1) * (2 ** (j + 1) - 1) for j in range(1, last + 1))
-
-    number = kept = inside(2.0 ** (m - p + 1), count)
-    number *= count
-    for i in range(2, count):
-        if i > alpha(p):
-            q = outside(top, i) * inside(top, i - 1)
-            number, kept = number + (i - alpha(p)) * q, kept + q
-    for r in range(2, p + 1):
-        if count > alpha(r - 1):
-            q = outside(2.0 ** (m - p + r - 1), count) * inside(2.0 ** (m - p + r), count)
-            number, kept = number + (count - alpha(r - 1)) * q, kept + q
-    assert vrr(accumulator, term, count) == pytest.approx(min(1.0, number / (kept * count)), abs=1e-9)
-
-
-def test_rounding_noise_is_that_of_adding_in_half_precision() -> None:
-    terms = np.random.default_rng(0).standard_normal((400, 1024))
-    total = np.zeros(400, dtype=np.float16)
-    for column in terms.astype(np.float16).T:
-        total += column
-    exact = terms.astype(np.float16).astype(np.float64).sum(axis=1)
-    measured = float(((total.astype(np.float64) - exact) ** 2).mean() / (exact**2).mean())
-    assert measured == pytest.approx(rounding_nmse(10, 1024), rel=0.15)
-
-
-@pytest.mark.parametrize(
-    ("count", "local_size", "dtype"),
-    [(64, None, "bf16"), (65, None, "fp16"), (512, 8, "bf16"), (512, None, "fp16"), (513, None, "fp32"),
-     (1153, 8, "fp16"), (39_000, 8, "fp32")],
-)  # fmt: skip
-def test_the_accumulator_planned(count: int, local_size: int | None, dtype: str) -> None:
-    assert plan_accumulator(count, local_size=local_size).dtype == dtype
-
-
-def test_the_accumulator_rounds_well_below_the_quantiser() -> None:
-    plan = plan_accumulator(64, relative_variance=1e-3)
-    assert plan.dtype == "fp16"
-    assert "1 % of the quantiser's" in plan.reason
-    assert plan_accumulator(64, allowed=("bf16",), relative_variance=1e-3).dtype == "fp32"
-
-
-def test_integers_wide_enough_for_a_sum_of_codes() -> None:
-    assert [integer_sum_bits(32, k) for k in (1, 3, 7)] == [7, 8, 9]
-    assert (integer_sum_bits(256, 127), integer_sum_bits(4096, 127)) == (16, 20)
 
 
 @pytest.mark.parametrize(
