@@ -1,4 +1,4 @@
-"""Build the C++ codec; everything else about the package is in setup.cfg."""
+"""Build the C++ codec and the signal handler of workers; everything else about the package is in setup.cfg."""
 
 from glob import glob
 
@@ -17,4 +17,6 @@ native_codec = Pybind11Extension(
     extra_link_args=["-pthread"],
 )
 
-setup(ext_modules=[native_codec], cmdclass={"build_ext": build_ext})
+signal_shield = Pybind11Extension("alq_hvd.checkpoint._shield", ["alq_hvd/checkpoint/shield.cpp"], cxx_std=17)
+
+setup(ext_modules=[native_codec, signal_shield], cmdclass={"build_ext": build_ext})

@@ -15,6 +15,7 @@ _REMEDIES = {
     "cupy": "pip install 'alq-hvd[cuda12]' or 'alq-hvd[cuda13]', to match the CUDA driver",
     "jinja2": "pip install 'alq-hvd[report]'",
     "matplotlib": "pip install 'alq-hvd[report]'",
+    "alq_hvd.checkpoint._shield": "run `make setup` in a checkout of alq_hvd, or pip install --force-reinstall alq-hvd",
     "alq_hvd.codec._native": "reinstall alq_hvd with a C++17 compiler at hand: pip install --force-reinstall alq-hvd",
 }
 

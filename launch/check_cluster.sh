@@ -21,7 +21,7 @@ if [[ ${1:-} == -H && -n ${2:-} ]]; then
     [[ $(id -u) != 0 ]] || as_root=(--allow-run-as-root)
     exec mpirun -np "$count" -H "$hosts" --map-by node "${as_root[@]}" "$python" -m alq_hvd nodes "${@:3}"
 elif [[ -n ${SLURM_JOB_ID:-} ]]; then
-    exec srun --mpi="${MPI:-pmix}" --ntasks-per-node=1 --gpu-bind=none "$python" -m alq_hvd nodes "$@"
+    exec srun --export=ALL --mpi="${MPI:-pmix}" --ntasks-per-node=1 --gpu-bind=none "$python" -m alq_hvd nodes "$@"
 fi
 sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
 exit 2

@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 
 from alq_hvd import backends
+from alq_hvd.checkpoint.workers import SIGNALS, guard_begins, guard_ends
 from alq_hvd.communicator.base import Communicator, Payload, Pending
 from alq_hvd.communicator.horovod import HorovodCommunicator
 
 PREEMPTED_STATUS = 75
 """Exit status of a program that stopped on a signal and can be started again: BSD's EX_TEMPFAIL. Batch scripts made by
 ``alq-hvd sbatch`` requeue the job on it."""
-
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
-"""What Slurm sends: ``--signal=USR1@SECONDS`` before the time limit; TERM on scancel and preemption."""
 
 
 class PreemptionGuard:
@@ -32,6 +30,9 @@ class PreemptionGuard:
                 if guard.stop_agreed():
                     checkpoint.save(step, position)
                     sys.exit(PREEMPTED_STATUS)
+
+    Processes that are started inside behave as if there were no guard, with one exception: of these signals they take
+    what their parent sends, and leave to the rank what is sent to the whole job (``checkpoint.workers``).
 
     All ranks must agree on: how often ``stop_agreed`` is called.
 
@@ -60,11 +61,13 @@ class PreemptionGuard:
             self._before[number] = signal.signal(number, self._note)
             # Interrupted system calls of MPI's and Horovod's threads go on instead of failing.
             signal.siginterrupt(number, False)
+        guard_begins(self._before)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        guard_ends(self._before)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if kind is None and self._question is not None and not self._horovod_is_down():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -45,8 +46,9 @@ class CheckpointStore:
     def write(self, step: int, payload: bytes) -> Path:
         """Write the checkpoint of ``step`` and drop the oldest ones.
 
-        1. Write and fsync a draft: a cut from here on leaves the earlier checkpoints as they are. 2. Rename it, which
-        is one indivisible act, and fsync the directory. 3. Only then remove what exceeds ``keep``.
+        1. Write and fsync a draft: a cut from here on leaves the earlier checkpoints as they are. A draft that can not
+        be finished is removed: the disk may be full. 2. Rename it, which is one indivisible act, and fsync the
+        directory. 3. Only then remove what exceeds ``keep``.
 
         Raises:
             CheckpointError: when the file system refuses; the earlier checkpoints are still there.
@@ -67,6 +69,8 @@ class CheckpointStore:
             for abandoned in self.directory.glob("step-*.part"):
                 abandoned.unlink(missing_ok=True)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
             raise CheckpointError(
                 f"could not write the checkpoint of step {step} to {self.directory}: {error}; earlier checkpoints are "
                 "untouched. Make room or give another directory"

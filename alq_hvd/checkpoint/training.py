@@ -11,7 +11,7 @@ from typing import Any
 from alq_hvd.checkpoint import random_state
 from alq_hvd.checkpoint.plain import pack, unpack
 from alq_hvd.checkpoint.store import CheckpointStore
-from alq_hvd.communicator.base import Communicator, broadcast_bytes, gather_bytes, scatter_bytes
+from alq_hvd.communicator.base import Communicator, allgather_bytes, broadcast_bytes, gather_bytes, scatter_bytes
 from alq_hvd.communicator.horovod import HorovodCommunicator
 from alq_hvd.errors import AlqError, CheckpointError, StateError
 
@@ -82,22 +82,28 @@ class Checkpoint:
     def save(self, step: int, position: dict[str, Any]) -> Path:
         """Write the checkpoint of ``step``, between two steps; return its path once it is safely on disk.
 
-        1. Every rank packs its own part. 2. Rank 0 gathers the parts. 3. It writes. 4. Broadcast how that went.
+        1. Every rank packs its own part. 2. All hear whether one could not. 3. Rank 0 gathers the parts. 4. It writes.
+        5. Broadcast how that went.
 
         Args:
             step: completed steps, which also names the file.
             position: plain values from which the data loader goes on; rank 0's is kept.
 
         Raises:
-            StateError: when a state holds something that could not be read back.
+            StateError: on every rank, when the state of one holds something that could not be read back.
             CheckpointError: on every rank, when rank 0 could not write.
         """
-        own = {
-            "buffers": dict(self._model.named_buffers()),
-            "random": random_state.capture(),
-            **{name: part.state_dict() for name, part in self._own.items()},
-        }
-        parts = gather_bytes(self._communicator, pack(own, "own"), _CHIEF, "alq_hvd.checkpoint.parts")
+
+        def pack_own() -> bytes:
+            own = {
+                "buffers": dict(self._model.named_buffers()),
+                "random": random_state.capture(),
+                **{name: part.state_dict() for name, part in self._own.items()},
+            }
+            return pack(own, "own")
+
+        own = self._on_every_rank(pack_own, "packed")
+        parts = gather_bytes(self._communicator, own, _CHIEF, "alq_hvd.checkpoint.parts")
 
         def write() -> bytes:
             shared = {"model": self._model.state_dict()}
@@ -113,8 +119,9 @@ class Checkpoint:
         1. Rank 0 reads. 2. Broadcast of what ranks share. 3. Each gets its own part.
 
         Raises:
-            StateError: when the checkpoint belongs to another model, optimizer, compression or other settings.
-            CheckpointError: when there are checkpoints but every one is damaged.
+            StateError: on every rank, when the checkpoint belongs to another model, optimizer, compression or other
+                settings on one of them.
+            CheckpointError: on every rank, when there are checkpoints but every one is damaged.
         """
         rank, size = self._communicator.rank, self._communicator.size
         parts: list[bytes] = []  # one a rank, on rank 0
@@ -136,8 +143,16 @@ class Checkpoint:
             return None
         step, path, ranks, whole = unpack(received, "found")
         own_part = scatter_bytes(self._communicator, parts, _CHIEF, "alq_hvd.checkpoint.own")
+        self._on_every_rank(lambda: self._put_back(whole, own_part, path, new=rank >= ranks), "restored")
+        if size != ranks:
+            _logger.warning("%s is of %d ranks, this run has %d: it goes on, but not bit for bit",
+                            path, ranks, size)  # fmt: skip
+        return Restored(step, whole["position"], Path(path), size == ranks)
+
+    def _put_back(self, whole: dict[str, Any], own_part: bytes, path: str, new: bool) -> bytes:
+        """Bring what was read into this rank's objects; ``new``: this rank was not there when it was saved."""
         self._require_same_settings(whole["settings"], path)
-        own = unpack(own_part, f"{path}, rank {rank}")
+        own = unpack(own_part, path)
         if own.keys() != {"buffers", "random", *self._own} or whole["shared"].keys() != {"model", *self._shared}:
             raise StateError(
                 f"{path}: expected the states of {', '.join(['model', *self._shared, *self._own])}, got "
@@ -154,12 +169,9 @@ class Checkpoint:
                 part.load_state_dict(own[name])
         except (KeyError, RuntimeError, ValueError) as error:
             raise StateError(f"{path} does not fit this program: {error}") from error
-        if rank < ranks:  # a rank that is new keeps its own generators, to draw what no other rank draws
+        if not new:  # a rank that is new keeps its own generators, to draw what no other rank draws
             random_state.put_back(own["random"])
-        if size != ranks:
-            _logger.warning("%s is of %d ranks, this run has %d: it goes on, but not bit for bit",
-                            path, ranks, size)  # fmt: skip
-        return Restored(step, whole["position"], Path(path), size == ranks)
+        return b""
 
     def _require_same_settings(self, saved: dict[str, Any], path: str) -> None:
         for name in sorted(saved.keys() | self._settings.keys()):
@@ -170,15 +182,37 @@ class Checkpoint:
                     "use the same options or another directory"
                 )
 
+    def _on_every_rank(self, work: Callable[[], bytes], name: str) -> bytes:
+        """Let every rank work and return its own result, or raise on all of them when one could not.
+
+        Raises:
+            StateError: saying which ranks could not, and why.
+        """
+        result, complaint, cause = b"", "", None
+        try:
+            result = work()
+        except Exception as error:  # whatever it is: the others wait
+            complaint, cause = _tell(error), error
+        said = allgather_bytes(self._communicator, complaint.encode(), f"alq_hvd.checkpoint.{name}")
+        failed = [f"rank {rank}: {text.decode()}" for rank, text in enumerate(said) if text]
+        if failed:
+            raise StateError("; ".join(failed)) from cause
+        return result
+
     def _from_chief(self, work: Callable[[], bytes]) -> bytes:
         """Let rank 0 work and give everyone the result, or everyone the same error: nobody waits for a dead rank."""
-        answer = b""
+        answer, cause = b"", None
         if self._communicator.rank == _CHIEF:
             try:
                 answer = _FINE + work()
-            except AlqError as error:
-                answer = _FAILED + str(error).encode()
+            except Exception as error:  # whatever it is: the others wait
+                answer, cause = _FAILED + _tell(error).encode(), error
         answer = broadcast_bytes(self._communicator, answer, _CHIEF, "alq_hvd.checkpoint.chief")
         if answer[:1] == _FAILED:
-            raise CheckpointError(f"rank {_CHIEF}: {answer[1:].decode()}")
+            raise CheckpointError(f"rank {_CHIEF}: {answer[1:].decode()}") from cause
         return answer[1:]
+
+
+def _tell(error: Exception) -> str:
+    """Return the text of an error for other ranks, with its kind where the text is not one of ours."""
+    return str(error) if isinstance(error, AlqError) else f"{type(error).__name__}: {error}"

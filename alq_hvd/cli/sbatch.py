@@ -24,7 +24,7 @@ LAUNCHERS: dict[str, Callable[[argparse.Namespace], Launcher]] = {
 }
 """Name on the command line -> constructor."""
 
-_OF_SBATCH = ("partition", "account", "qos", "constraint", "reservation")
+_OF_SBATCH = ("partition", "account", "qos", "constraint", "reservation", "nodelist", "exclude", "dependency")
 _SUBMIT_SECONDS = 60
 
 
@@ -42,7 +42,9 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     size.add_argument("--gpus-per-node", type=int, default=4, metavar="N", help="one rank each; 0: CPU (default: 4)")
     size.add_argument("--tasks-per-node", type=int, metavar="N", help="ranks on each node of a CPU job")
     size.add_argument("--cpus-per-task", type=int, default=8, metavar="N", help="cores of a rank (default: 8)")
+    size.add_argument("--gres", metavar="LIST", help="as in sbatch; gpu:a100:4 names the kind of the GPUs")
     size.add_argument("--mem", metavar="SIZE", help="of a node, such as 200G")
+    size.add_argument("--mem-per-cpu", metavar="SIZE", help="of a core, such as 4G")
     size.add_argument("--exclusive", action="store_true", help="share the nodes with nobody")
     time = parser.add_argument_group("time")
     time.add_argument("--time", default="04:00:00", metavar="[D-]HH:MM:SS", help="limit (default: 04:00:00)")
@@ -52,6 +54,12 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     where = parser.add_argument_group("place and name")
     for name in _OF_SBATCH:
         where.add_argument(f"--{name}", metavar="NAME", help="as in sbatch")
+    where.add_argument("--mail-user", metavar="ADDRESS", help="whom Slurm tells of the job")
+    where.add_argument(
+        "--mail-type", default="END,FAIL,REQUEUE", metavar="EVENTS", help="what of (default: %(default)s)"
+    )
+    where.add_argument("--sbatch-option", action="append", default=[], metavar="NAME[=VALUE]",
+                       help="any other option of sbatch, without --; repeatable")  # fmt: skip
     where.add_argument("--job-name", default="alq-hvd", metavar="NAME", help="default: alq-hvd")
     where.add_argument(
         "--log", default="slurm-%j.out", metavar="FILE", help="output of the ranks (default: %(default)r)"
@@ -125,7 +133,12 @@ def job_options(args: argparse.Namespace) -> JobOptions:
         restarts=args.restarts,
         array=args.array,
         name=args.job_name,
+        gres=args.gres,
         memory=args.mem,
+        memory_per_cpu=args.mem_per_cpu,
+        mail_user=args.mail_user,
+        mail_type=args.mail_type,
+        more=args.sbatch_option,
         log=args.log,
         exclusive=args.exclusive,
         modules=args.module,

@@ -69,14 +69,15 @@ class Srun:
     def words(self, environment: Environment, ranks: int, gpus: bool, exported: Sequence[str]) -> list[list[str]]:
         """Return the call.
 
-        ``--cpus-per-task``: srun 22.05 and later would otherwise give every rank one core. ``--wait``: when a rank has
-        ended, for whatever reason, the others have a minute; ``--kill-on-bad-exit`` would not even let them finish
-        exiting after a checkpoint.
+        ``--export=ALL``: the ranks of a job that was submitted with ``--export=NONE`` would else start with an empty
+        environment. ``--cpus-per-task``: srun 22.05 and later would else give every rank one core. ``--wait``: when a
+        rank has ended, for whatever reason, the others have a minute; ``--kill-on-bad-exit`` would not even let them
+        finish exiting after a checkpoint.
         """
         binding = ['--cpus-per-task="$SLURM_CPUS_PER_TASK"', f"--cpu-bind={self.cpu_bind}"]
         if gpus:
             binding.append(f"--gpu-bind={self.gpu_bind}")
-        call = ["srun", f"--mpi={self.mpi}", "--kill-on-bad-exit=0", f"--wait={LAST_SECONDS}", *binding]
+        call = ["srun", "--export=ALL", f"--mpi={self.mpi}", "--kill-on-bad-exit=0", f"--wait={LAST_SECONDS}", *binding]
         return [call, *([options] if (options := environment.srun_options()) else [])]
 
 

@@ -26,7 +26,17 @@ _ARRAY = re.compile(r"(?P<parts>[\d,:-]+)(?:%(?P<at_once>\d+))?")
 _ARRAY_PART = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
 LARGEST_TASK = 4_000_000
 """Slurm's own limit of an index; a cluster's MaxArraySize is mostly 1001."""
-_FREE_TEXT = ("name", "partition", "account", "qos", "constraint", "reservation", "memory", "log")
+_FREE_TEXT = ("name", "partition", "account", "qos", "constraint", "reservation", "nodelist", "exclude", "dependency",
+              "mail_user", "mail_type", "gres", "memory", "memory_per_cpu", "log")  # fmt: skip
+_GPUS = re.compile(r"(?:gres[:/])?gpu(?::[A-Za-z][\w.-]*)?(?::(\d+))?")
+_MORE = re.compile(r"([a-z][a-z-]*)(?:=.+)?")
+OURS = {
+    "nodes", "ntasks", "ntasks-per-node", "gpus-per-node", "gpus", "gpus-per-task", "cpus-per-task", "gres", "mem",
+    "mem-per-cpu", "time", "array", "signal", "requeue", "no-requeue", "open-mode", "output", "exclusive", "job-name",
+    "partition", "account", "qos", "constraint", "reservation", "nodelist", "exclude", "dependency", "mail-user",
+    "mail-type", "wrap", "export", "parsable", "test-only",
+}  # fmt: skip
+"""Options of sbatch that have one of their own here, or that would take away what the rest of the script relies on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +53,12 @@ class JobOptions:
         restarts: how often a job that was stopped goes back into the queue.
         array: indices of a job array, such as ``0-9``, ``1,3,5-9:2`` or ``0-31%4`` (4 at once); every task is a job
             of its own, with ``nodes`` nodes.
-        name, partition, account, qos, constraint, reservation, memory, log: as in ``sbatch``; ``None`` leaves them out.
+        name, partition, account, qos, constraint, reservation, nodelist, exclude, dependency, memory, memory_per_cpu,
+            log: as in ``sbatch``; ``None`` leaves them out.
+        gres: generic resources of a node; with GPUs in it (``gpu:a100:4``) it stands in place of ``gpus_per_node``,
+            whose number must be the same.
+        mail_user, mail_type: whom Slurm tells of the job, and what of.
+        more: other options of ``sbatch``, without ``--``, such as ``licenses=matlab:1`` or ``get-user-env``.
         exclusive: share the nodes with nobody.
         modules: environment modules to load first.
         environment: where Python comes from.
@@ -70,9 +85,17 @@ class JobOptions:
     qos: str | None = None
     constraint: str | None = None
     reservation: str | None = None
+    nodelist: str | None = None
+    exclude: str | None = None
+    dependency: str | None = None
+    mail_user: str | None = None
+    mail_type: str = "END,FAIL,REQUEUE"
+    gres: str | None = None
     memory: str | None = None
+    memory_per_cpu: str | None = None
     log: str | None = "slurm-%j.out"
     exclusive: bool = False
+    more: Sequence[str] = ()
     modules: Sequence[str] = ()
     environment: Environment = field(default_factory=Bare)
     launcher: Launcher = field(default_factory=Srun)
@@ -91,6 +114,7 @@ class JobOptions:
         for name, value in texts:
             if value is not None and not _NAME.fullmatch(value):
                 raise ConfigurationError(f"{name}: expected a word without spaces or quotes, got {value!r}")
+        self._check_resources()
         if not self.command:
             raise ConfigurationError("command: expected a program behind --, got nothing")
         if any("\n" in word or "\0" in word for word in self.command):
@@ -122,6 +146,32 @@ class JobOptions:
                 f"{self.time}, got {self.signal_seconds}"
             )
 
+    def _check_resources(self) -> None:
+        if self.memory is not None and self.memory_per_cpu is not None:
+            raise ConfigurationError(
+                f"memory_per_cpu: expected one of memory and memory_per_cpu, got {self.memory!r} and "
+                f"{self.memory_per_cpu!r}"
+            )
+        gpus = [int(count or 1) for count in self._gpus_of_gres()]
+        if gpus and sum(gpus) != self.gpus_per_node:
+            raise ConfigurationError(
+                f"gres: expected {self.gpus_per_node} GPUs in it, the number of gpus_per_node, got {self.gres!r}: give "
+                "both the same"
+            )
+        for option in self.more:
+            match = _MORE.fullmatch(option)
+            if match is None or not option.isprintable():
+                raise ConfigurationError(f"sbatch_option: expected NAME or NAME=VALUE without --, got {option!r}")
+            if match[1] in OURS:
+                raise ConfigurationError(
+                    f"sbatch_option: expected an option that alq-hvd sbatch does not set itself, got {match[1]!r}: see "
+                    "alq-hvd sbatch --help"
+                )
+
+    def _gpus_of_gres(self) -> list[str | None]:
+        matches = [_GPUS.fullmatch(part) for part in (self.gres or "").split(",")]
+        return [match[1] for match in matches if match]
+
     def _check_array(self) -> None:
         if self.array is None:
             return
@@ -140,6 +190,11 @@ class JobOptions:
                 )
         if match["at_once"] is not None and int(match["at_once"]) == 0:
             raise ConfigurationError(f"array: expected at least one task at once behind %, got {self.array!r}")
+
+    @property
+    def names_gpus(self) -> bool:
+        """Return whether ``gres`` asks for the GPUs."""
+        return bool(self._gpus_of_gres())
 
     @property
     def ranks_per_node(self) -> int:

@@ -51,7 +51,8 @@ def render_sweep(options: JobOptions, sweep: Sweep, command_line: Sequence[str] 
     own = ['--nodes="$nodes"', f'--ntasks="$((nodes * {options.ranks_per_node}))"',
            f"--ntasks-per-node={options.ranks_per_node}"]  # fmt: skip
     # Only srun's containers need a step for the report; everything else is on the node that runs this script.
-    alone = ["srun", "--nodes=1", "--ntasks=1", *environment.srun_options()] if environment.srun_options() else []
+    step = ["srun", "--export=ALL", "--nodes=1", "--ntasks=1", *environment.srun_options()]
+    alone = step if environment.srun_options() else []
     report = [*alone, *environment.wrap(gpus=False), "alq-hvd", "report", '"$runs"', "--output", '"$runs/scaling.html"']
     parts = {
         "RUNS": quote(sweep.runs),
@@ -96,9 +97,11 @@ def directives(options: JobOptions) -> list[str]:
         ("job-name", options.name),
         ("nodes", options.nodes),
         ("ntasks-per-node", options.ranks_per_node),
-        ("gpus-per-node", options.gpus_per_node or None),
+        ("gpus-per-node", None if options.names_gpus else options.gpus_per_node or None),
+        ("gres", options.gres),
         ("cpus-per-task", options.cpus_per_task),
         ("mem", options.memory),
+        ("mem-per-cpu", options.memory_per_cpu),
         ("time", options.time),
         ("array", options.array),
         ("partition", options.partition),
@@ -106,12 +109,18 @@ def directives(options: JobOptions) -> list[str]:
         ("qos", options.qos),
         ("constraint", options.constraint),
         ("reservation", options.reservation),
+        ("nodelist", options.nodelist),
+        ("exclude", options.exclude),
+        ("dependency", options.dependency),
+        ("mail-user", options.mail_user),
+        ("mail-type", options.mail_user and options.mail_type),
         ("signal", f"{to_script}USR1@{options.signal_seconds}"),
         ("output", options.log),
         ("open-mode", "append"),
     ]
     lines = [f"#SBATCH --{name}={value}" for name, value in settings if value is not None]
-    return [*lines, *(["#SBATCH --exclusive"] if options.exclusive else []), "#SBATCH --requeue"]
+    lines += ["#SBATCH --exclusive"] if options.exclusive else []
+    return [*lines, "#SBATCH --requeue", *(f"#SBATCH --{option}" for option in options.more)]
 
 
 def _job(options: JobOptions) -> str:
@@ -126,6 +135,8 @@ def _environment(options: JobOptions) -> list[str]:
     lines = []
     if options.modules:
         lines += [_FIND_MODULES, "module purge", f"module load {shlex.join(options.modules)}"]
+    if options.launcher.signal_to_script:
+        lines.append("export SLURM_EXPORT_ENV=ALL # for the srun that the launcher itself may call")
     return [*lines, *options.environment.enter(), 'export OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"']
 
 

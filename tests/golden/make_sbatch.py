@@ -27,12 +27,16 @@ SCRIPTS = {
     "tests/golden/sbatch/scaling-pyxis.sbatch": "--scaling --nodes 3 --gpus-per-node 8 --pyxis 'my image.sqsh' "
     "--sizes 1 3 --method 'plain=--lr 0.1' --method 'ours=--lr 0.1 --bits 3' --runs 'sweeps/my sweep' "
     "-- python train.py --out %r --state %r/ckpt --name 'a b'",
+    "tests/golden/sbatch/gres.sbatch": "--nodes 2 --gpus-per-node 2 --gres gpu:a100:2,nvme:1 --mem-per-cpu 4G "
+    "--mail-user me --mail-type ALL",
     "tests/golden/sbatch/array.sbatch": "--nodes 2 --array 0-9%2 --log slurm-%A_%a.out --venv .venv -- python "
     "train.py --seed %a --output runs/%A/%a --checkpoint checkpoints/%j",
     "tests/golden/sbatch/everything.sbatch": "--nodes 3 --gpus-per-node 2 --cpus-per-task 16 --mem 200G --exclusive "
     "--time 1-12:00:00 --signal-seconds 600 --restarts 3 --partition gpu --account project-7 --qos long "
     "--constraint 'a100|h100' --reservation course --job-name resnet --log logs/%x-%j.out --mpi pmix_v4 "
-    "--cpu-bind none --gpu-bind single:1 -- python train.py --name 'two words' --checkpoint ckpt/%j",
+    "--cpu-bind none --gpu-bind single:1 --nodelist 'n[1-8]' --exclude n3,n7 --dependency afterok:12:13 "
+    "--mail-user me@example.org --sbatch-option licenses=matlab:1 --sbatch-option spread-job "
+    "-- python train.py --name 'two words' --checkpoint ckpt/%j",
 }
 
 

@@ -26,7 +26,7 @@ PYTHON = """case "$*" in
         touch "$2/half-built"
         [ -z "$BREAK_BUILD" ] || {{ echo "error: the compiler gave up"; exit 1; }}
         touch "$2/horovod-0.28.1-cp311-cp311-linux_x86_64.whl" ;;
-    *" -e "* | *build_ext*) touch alq_hvd/codec/_native.stand-in.so ;;
+    *" -e "* | *build_ext*) touch alq_hvd/codec/_native.stand-in.so alq_hvd/checkpoint/_shield.stand-in.so ;;
 esac"""
 
 TOOLS = "bash sh env cat cut paste sed tail grep mkdir mv rm cp touch chmod mktemp flock nproc dirname sha256sum"
@@ -91,6 +91,8 @@ def make_sandbox(root: Path, user: int = 1000) -> Sandbox:
         shutil.copy(CHECKOUT / name, checkout / name)
     (checkout / "alq_hvd/codec/csrc").mkdir(parents=True)
     (checkout / "alq_hvd/codec/csrc/native.cpp").write_text("// one\n")
+    (checkout / "alq_hvd/checkpoint").mkdir(parents=True)
+    (checkout / "alq_hvd/checkpoint/shield.cpp").write_text("// one\n")
     sandbox.programs.mkdir()
     for tool in TOOLS.split():
         (sandbox.programs / tool).symlink_to(shutil.which(tool) or f"/bin/{tool}")

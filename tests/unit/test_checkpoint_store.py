@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,22 +64,48 @@ def test_nothing_whole_is_an_error_and_not_a_fresh_start(tmp_path: Path) -> None
         store.newest()
 
 
-def test_a_cut_while_writing_leaves_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def refuse(error: int) -> Callable[..., None]:
+    def refused(*arguments: object, **options: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    return refused
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize("refused", ["open", "fsync", "replace", "mkdir"])
+def test_whatever_the_file_system_refuses_leaves_the_earlier_one_and_no_draft(
+    refused: str, error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = CheckpointStore(tmp_path)
     store.write(1, b"first")
-
-    def no_space(handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(CheckpointError, match="could not write the checkpoint of step 2 .*No space left"):
+    monkeypatch.setattr(os if refused == "fsync" else Path, refused, refuse(error))
+    with pytest.raises(CheckpointError, match=f"could not write the checkpoint of step 2 .*{os.strerror(error)}"):
         store.write(2, b"second")
-    assert names(tmp_path) == ["step-000000001.ckpt", "step-000000002.part"]
     monkeypatch.undo()
+    assert names(tmp_path) == ["step-000000001.ckpt"]
     found = store.newest()
-    assert found is not None and found.step == 1
+    assert found is not None and (found.step, found.payload) == (1, b"first")
     store.write(3, b"third")
     assert names(tmp_path) == ["step-000000001.ckpt", "step-000000003.ckpt"]
+
+
+def test_a_disk_that_the_kernel_says_is_full_leaves_the_earlier_one(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.write(1, b"first")
+    (tmp_path / "step-000000002.part").symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match="step 2 .*No space left on device.* earlier checkpoints are untouched"):
+        store.write(2, bytes(10**6))
+    assert names(tmp_path) == ["step-000000001.ckpt"]
+    found = store.newest()
+    assert found is not None and found.step == 1
+
+
+def test_a_draft_that_a_cut_has_left_goes_with_the_next_checkpoint(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    (tmp_path / "step-000000001.part").write_bytes(b"half")
+    assert store.newest() is None
+    store.write(3, b"third")
+    assert names(tmp_path) == ["step-000000003.ckpt"]
 
 
 def test_the_content_is_on_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

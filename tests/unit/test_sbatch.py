@@ -89,6 +89,23 @@ def test_no_option_follows_the_first_command(path: Path) -> None:
         ("--array 0-4000001", "array: expected indices that rise, of at most 4000000"),
         ("--array 0-9 --scaling", "array: expected none with --scaling, which is one job, got '0-9'"),
         ("--array 0-9%0", "array: expected at least one task at once"),
+        ("--mem 4G --mem-per-cpu 1G", "memory_per_cpu: expected one of memory and memory_per_cpu, got '4G' and '1G'"),
+        ("--gres gpu:a100:2", "gres: expected 4 GPUs in it, the number of gpus_per_node, got 'gpu:a100:2'"),
+        ("--gres gpu:a100:2,gpu:v100:1,disk:1", "gres: expected 4 GPUs in it"),
+        ("--gpus-per-node 0 --tasks-per-node 2 --gres gpu", "gres: expected 0 GPUs in it"),
+        ("--exclude 'n1 n2'", "exclude: expected a word without spaces or quotes, got 'n1 n2'"),
+        ("--nodelist ''", "nodelist: expected a word"),
+        ("--dependency 'afterok:1;x'", "dependency: expected a word"),
+        ("--mail-user 'a b'", "mail_user: expected a word"),
+        ("--sbatch-option=--licenses=a", "sbatch_option: expected NAME or NAME=VALUE without --, got '--licenses=a'"),
+        ("--sbatch-option 'a b'", "sbatch_option: expected NAME or NAME=VALUE without --"),
+        ("--sbatch-option licenses=", "sbatch_option: expected NAME or NAME=VALUE"),
+        ('--sbatch-option "comment=a\nexit"', "sbatch_option: expected NAME or NAME=VALUE"),
+        (
+            "--sbatch-option nodes=3",
+            "sbatch_option: expected an option that .* does not set itself, got 'nodes'",
+        ),
+        ("--sbatch-option no-requeue", "sbatch_option: expected an option that alq-hvd sbatch does not set itself"),
         ("--module 'x y'", "modules: expected a word without spaces"),
     ],
 )
@@ -149,6 +166,33 @@ def test_the_recorded_command_leaves_out_what_is_default_and_where_the_script_go
         "alq-hvd", "sbatch", "--nodes", "2", "--exclusive", "--module", "a", "--module", "b",
         "--adapters", "mlx5_0:1", "mlx5_1:1", "--", "python", "a.py", "--lr", "1",
     ]  # fmt: skip
+
+
+def test_ranks_get_the_jobs_environment_however_it_was_submitted() -> None:
+    """SLURM_EXPORT_ENV=NONE, which ``sbatch --export=NONE`` sets, makes srun start its tasks with an empty one."""
+    for path in GOLDEN:
+        script = path.read_text()
+        calls = re.findall(r"^\s*srun .*", script, re.MULTILINE)
+        assert all(call.split()[1] == "--export=ALL" for call in calls), path
+        assert bool(calls) != ("export SLURM_EXPORT_ENV=ALL" in script), path
+    assert "exec srun --export=ALL " in (ROOT / "launch/check_cluster.sh").read_text()
+
+
+def test_options_of_sbatch_become_directives() -> None:
+    lines = directives(
+        JobOptions(
+            gpus_per_node=3, gres="gres/gpu:a100:2,gpu,disk:9", nodelist="n[1-4]", exclude="n3", dependency="singleton",
+            memory_per_cpu="2G", mail_user="me@example.org", more=["licenses=a:1", "get-user-env"],
+        )
+    )  # fmt: skip
+    assert {
+        "#SBATCH --gres=gres/gpu:a100:2,gpu,disk:9", "#SBATCH --nodelist=n[1-4]", "#SBATCH --exclude=n3",
+        "#SBATCH --dependency=singleton", "#SBATCH --mem-per-cpu=2G", "#SBATCH --mail-user=me@example.org",
+        "#SBATCH --mail-type=END,FAIL,REQUEUE", "#SBATCH --licenses=a:1", "#SBATCH --get-user-env",
+    } <= set(lines)  # fmt: skip
+    assert not any("gpus-per-node" in line for line in lines)
+    assert "#SBATCH --gpus-per-node=4" in directives(JobOptions(gres="disk:9"))
+    assert not any("mail" in line for line in directives(JobOptions()))
 
 
 def test_a_cpu_job_asks_for_no_gpu_and_says_nothing_of_nccl() -> None:

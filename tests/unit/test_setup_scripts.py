@@ -49,17 +49,19 @@ def test_second_run_does_nothing(sandbox: Sandbox) -> None:
 def test_changed_cpp_source_compiles_the_codec_only(sandbox: Sandbox) -> None:
     sandbox.run()
     sandbox.calls()
-    (sandbox.root / "checkout/alq_hvd/codec/csrc/native.cpp").write_text("// two\n")
-    assert sandbox.run().returncode == 0
-    assert pip_steps(sandbox.calls()) == ["codec"]
+    for source in ("codec/csrc/native.cpp", "checkpoint/shield.cpp"):
+        (sandbox.root / "checkout/alq_hvd" / source).write_text("// two\n")
+        assert sandbox.run().returncode == 0
+        assert pip_steps(sandbox.calls()) == ["codec"], source
 
 
 def test_lost_extension_is_compiled_again(sandbox: Sandbox) -> None:
     sandbox.run()
     sandbox.calls()
-    (sandbox.root / "checkout/alq_hvd/codec/_native.stand-in.so").unlink()
-    sandbox.run()
-    assert pip_steps(sandbox.calls()) == ["codec"]
+    for extension in ("codec/_native.stand-in.so", "checkpoint/_shield.stand-in.so"):
+        (sandbox.root / "checkout/alq_hvd" / extension).unlink()
+        sandbox.run()
+        assert pip_steps(sandbox.calls()) == ["codec"], extension
 
 
 def test_changed_metadata_installs_the_package_only(sandbox: Sandbox) -> None:
