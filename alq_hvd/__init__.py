@@ -15,12 +15,13 @@ from alq_hvd.errors import AlqError
 from alq_hvd.version import __version__
 
 if TYPE_CHECKING:
+    from alq_hvd import weights
     from alq_hvd.engine.adaptation.schedule import Schedule
     from alq_hvd.frontends.horovod.compression import Compression
     from alq_hvd.quantiser.levels import Levels
     from alq_hvd.quantiser.statistics import GradientStatistics
 
-__all__ = ["AlqError", "Compression", "GradientStatistics", "Levels", "Schedule", "__version__", "errors"]
+__all__ = ["AlqError", "Compression", "GradientStatistics", "Levels", "Schedule", "__version__", "errors", "weights"]
 
 
 _LAZY = {
@@ -32,6 +33,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "weights":
+        return import_module("alq_hvd.weights")
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'alq_hvd' has no attribute {name!r}")

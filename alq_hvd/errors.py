@@ -36,6 +36,14 @@ class LevelsMismatch(AlqError):
     """Ranks hold different level tables, or a level table arrived damaged."""
 
 
+class WeightsError(AlqError, ValueError):
+    """Weights can not be quantised: NaN, infinite, or none at all."""
+
+
+class WeightsMismatch(AlqError):
+    """Ranks hold different quantised weights."""
+
+
 class CommunicationTimeout(AlqError, TimeoutError):
     """A collective did not complete in time: a rank died, left early, or was started without this plugin."""
 

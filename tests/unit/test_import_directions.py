@@ -16,7 +16,7 @@ LAYERS = (
     {"quantiser"},
     {"accumulation"},
     {"codec", "communicator", "planning"},
-    {"exchange"},
+    {"exchange", "weights"},
     {"engine"},
     {"checkpoint", "run_record"},
     {"frontends"},

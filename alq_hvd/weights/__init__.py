@@ -1,0 +1,28 @@
+"""Quantised weights for data-parallel training: loss-aware schemes, baselines, learnt gradients through the rounding.
+
+``quantize_weights(model, "laq", bits=3, optimizer=optimizer)``; see docs/guides/quantised-weights.md. Names are
+imported when they are first used, because most of them need torch and the theory does not.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alq_hvd.weights.meta_nets import MetaGradient
+    from alq_hvd.weights.model import QuantizedWeights, quantize_weights
+
+__all__ = ["MetaGradient", "QuantizedWeights", "quantize_weights"]
+
+_LAZY = {
+    "MetaGradient": "alq_hvd.weights.meta_nets",
+    "QuantizedWeights": "alq_hvd.weights.model",
+    "quantize_weights": "alq_hvd.weights.model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'alq_hvd.weights' has no attribute {name!r}")
