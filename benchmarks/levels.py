@@ -37,11 +37,11 @@ from tests.support.oracle import best_of_raw_samples  # noqa: E402
 BUCKET_SIZES = (64, 1024, 8192, 16384)
 BITS = (2, 3, 4)
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "optimal_l2": ("optimal", {"norm": "l2"}),
+    "optimal_l2": ("optimal", {"norm": "l2", "zero_level": False}),
     "optimal_zero": ("optimal", {"zero_level": True}),
-    "optimal_free": ("optimal", {"free_ends": True}),
-    "optimal_clip": ("optimal", {"clip": 2.5}),
-    "alq_clip": ("alq", {"clip": 2.5}),
+    "optimal_free": ("optimal", {"free_ends": True, "zero_level": False}),
+    "optimal_clip": ("optimal", {"clip": 2.5, "zero_level": False}),
+    "alq_clip": ("alq", {"clip": 2.5, "zero_level": False}),
     "nuqsgd_zero": ("nuqsgd", {"zero_level": True}),
     "terngrad_unclipped": ("terngrad", {"clip": math.inf}),
 }
@@ -101,7 +101,9 @@ def solve_times(gradient: Gradient) -> list[dict[str, Any]]:
 def variances(gradient: Gradient, bucket_size: int, bits: int) -> dict[str, Any]:
     """Return the relative variance of every method, and the global optima of the raw coordinates."""
     found: dict[str, Any] = {"bucket_size": bucket_size, "bits": bits}
-    plain: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in methods.NAMES if name != "none"}
+    plain: dict[str, tuple[str, dict[str, Any]]] = {
+        name: (name, {"zero_level": False}) for name in methods.NAMES if name != "none"
+    }
     for label, (name, options) in (plain | VARIANTS).items():
         low, high = methods.bits_of(name)
         width = min(max(bits, low), high)

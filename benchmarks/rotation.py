@@ -77,7 +77,7 @@ def variances(gradient: Values, bits: int, bucket_size: int) -> dict[str, Any]:
         low, high = methods.bits_of(name)
         width = min(max(bits, low), high)
         for rotated in methods.rotations_of(name):
-            method = methods.method(name, bits=width, rotate=rotated)
+            method = methods.method(name, bits=width, rotate=rotated, zero_level=False)
             config = method.quantiser(width, bucket_size)
             measured = measure(gradient, config, fit(gradient, method, config).levels, draws=4)
             found[f"{name}_rotated" if rotated else name] = measured.sampled if rotated else measured.relative_variance

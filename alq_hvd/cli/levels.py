@@ -72,7 +72,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--norm", choices=NORMS, help="scale of a bucket (default: the method's own)")
     parser.add_argument("--clip", type=float, help="clamp to this many standard deviations first; inf: never")
     parser.add_argument("--weight-exponent", type=int, choices=(0, 1, 2), help="a bucket weighs its norm to this power")
-    parser.add_argument("--zero-level", action="store_true", help="hold a level that is exactly zero")
+    parser.add_argument(
+        "--zero-level",
+        action=argparse.BooleanOptionalAction,
+        help="hold a level that is exactly zero (default: the method's own)",
+    )
     parser.add_argument("--free-ends", action="store_true", help="let the ends leave -1 and 1, and clamp: a bias")
     parser.add_argument("--rotate", action="store_true", help="rotate every bucket first; list every method both ways")
     parser.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,20 @@ Values = Any
 the host, a tensor or ``Parts`` on a device."""
 Bytes = Any
 """uint8[n] where the values are, records above all: of NumPy on the host, of torch on a device."""
+
+
+class Error(NamedTuple):
+    """Say what coding has done to values.
+
+    Attributes:
+        squared: |decoded - values|^2, added in float64.
+        norm: |values|^2, likewise.
+        zeros: how many values were exactly zero and are not any more.
+    """
+
+    squared: float
+    norm: float
+    zeros: int
 
 
 class Departure(Protocol):
@@ -97,8 +111,8 @@ class Arrays(Protocol):
         """Write to ``out`` ``scale`` times the float32 numbers whose bytes ``record`` is."""
         ...
 
-    def squares(self, decoded: Values, values: Values) -> tuple[float, float] | None:
-        """Return |decoded - values|^2 and |values|^2, added in float64; ``None`` unless ``decoded`` is finite."""
+    def error(self, decoded: Values, values: Values) -> Error | None:
+        """Return what the difference is; ``None`` unless ``decoded`` is finite."""
         ...
 
 
@@ -150,9 +164,10 @@ class HostArrays:
         """Multiply in float32."""
         np.multiply(record.view(np.float32), np.float32(scale), out=out)
 
-    def squares(self, decoded: FloatArray, values: FloatArray) -> tuple[float, float] | None:
+    def error(self, decoded: FloatArray, values: FloatArray) -> Error | None:
         """Add in float64."""
         if not np.isfinite(decoded).all():
             return None
         wide = values.astype(np.float64)
-        return float(np.square(decoded - wide).sum()), float(np.square(wide).sum())
+        zeros = int(np.count_nonzero(decoded[values == 0]))
+        return Error(float(np.square(decoded - wide).sum()), float(np.square(wide).sum()), zeros)

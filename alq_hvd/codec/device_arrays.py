@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alq_hvd import backends
-from alq_hvd.codec.arrays import FloatArray, Record
+from alq_hvd.codec.arrays import Error, FloatArray, Record
 from alq_hvd.codec.cuda_damage import Damage
 from alq_hvd.codec.cuda_device import Device, Download, Tensor
 from alq_hvd.codec.cuda_stream import StreamOrder
@@ -113,13 +113,14 @@ class DeviceArrays:
             part.copy_(products[start : start + part.numel()])
             start += part.numel()
 
-    def squares(self, decoded: Tensor, values: Parts | Tensor) -> tuple[float, float] | None:
+    def error(self, decoded: Tensor, values: Parts | Tensor) -> Error | None:
         """Add in float64; this waits for the device."""
         self.order.enter(decoded, *_tensors(values))
         if not bool(decoded.isfinite().all()):
             return None
         wide = self._flat(values).double()
-        return float((decoded.double() - wide).square().sum()), float(wide.square().sum())
+        zeros = int((decoded[wide == 0] != 0).sum())
+        return Error(float((decoded.double() - wide).square().sum()), float(wide.square().sum()), zeros)
 
     def depart(self, records: Sequence[Tensor]) -> _Leaving:
         """Start to copy ``records`` to the host, and behind them the word in which decoders note damage."""

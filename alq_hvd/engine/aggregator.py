@@ -162,8 +162,8 @@ class Aggregator:
         if self._residuals is not None:
             for shot in changed:
                 self._pause_or_resume(shot)
-        elif self._communicator is not None:
-            self.shots.warn_of_loss(self._communicator.rank, self.step)
+        if self._communicator is not None:
+            self.shots.warn(self._communicator.rank, self.step, of_loss=self._residuals is None)
         self.ledger.end_step()
         self.step += 1
 

@@ -28,7 +28,8 @@ class Options:
         norm: ``"l2"`` or ``"linf"``; ``None`` for the method's own.
         clip: standard deviations to which each bucket is clamped first (a bias); ``None`` for the method's own.
         weight_exponent: power of the norm that weighs a bucket when levels are fitted; ``None`` for the method's own.
-        zero_level: hold a level that is exactly zero.
+        zero_level: hold a level that is exactly zero, so that what is zero on every rank comes out zero; ``None`` for
+            the method's own, which is yes from 2 bits on (ALQ, AMQ and their variants: 3), unless buckets are rotated.
         free_ends: let the outermost levels leave -1 and 1.
         rotate: make every bucket look normal before it is quantised: less variance for more arithmetic; ``None`` for
             the method's own, which is no but for ``eden``.
@@ -67,7 +68,7 @@ class Options:
     norm: Norm | None = None
     clip: float | None = None
     weight_exponent: int | None = None
-    zero_level: bool = False
+    zero_level: bool | None = None
     free_ends: bool = False
     rotate: bool | None = None
     exchange: str = choice.AUTO

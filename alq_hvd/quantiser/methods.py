@@ -58,14 +58,19 @@ class _Options:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """Describe one method: what it takes by default, and which options mean something to it."""
+    """Describe one method: what it takes by default, and which options mean something to it.
+
+    Attributes:
+        zero_from: the least bits at which its table holds a zero by default, where buckets are not rotated; ``None``
+            where a table can not be told to. See docs/decisions/0014-zeros-stay-zero.md.
+    """
 
     description: str
     norm: Norm
     policy: Callable[[_Options], Policy]
     initial: Callable[[_Options], Callable[[int], Levels]]
     weight_exponents: tuple[int, ...] = ()
-    zero_level: bool = True
+    zero_from: int | None = 2
     free_ends: bool = False
     clip: float | None = None
     bits: tuple[int, int] = (1, MAXIMUM_BITS)
@@ -117,23 +122,29 @@ def _optimal(options: _Options) -> Policy:
 
 _WEIGHTED, _UNWEIGHTED = (2, 1, 0), (0,)
 _REGISTRY: dict[str, _Entry] = {
-    "alq": _Entry("coordinate descent on truncated normals, buckets weigh norm^2", "l2", _alq, _spread, _WEIGHTED),
-    "alq_n": _Entry("ALQ with every bucket weighing the same", "l2", _alq, _spread, _UNWEIGHTED),
-    "alqg": _Entry("projected gradient steps on the model of ALQ", "l2", _alq_gradient, _spread, _WEIGHTED),
-    "alqg_n": _Entry("ALQG with every bucket weighing the same", "l2", _alq_gradient, _spread, _UNWEIGHTED),
-    "amq": _Entry("levels +-p^j, p fitted to the model of ALQ", "l2", _amq, _spread, _WEIGHTED),
-    "amq_n": _Entry("AMQ with every bucket weighing the same", "l2", _amq, _spread, _UNWEIGHTED),
+    "alq": _Entry("coordinate descent on truncated normals, buckets weigh norm^2", "l2", _alq, _spread, _WEIGHTED,
+                  zero_from=3),
+    "alq_n": _Entry("ALQ with every bucket weighing the same", "l2", _alq, _spread, _UNWEIGHTED,
+                    zero_from=3),
+    "alqg": _Entry("projected gradient steps on the model of ALQ", "l2", _alq_gradient, _spread, _WEIGHTED,
+                   zero_from=3),
+    "alqg_n": _Entry("ALQG with every bucket weighing the same", "l2", _alq_gradient, _spread, _UNWEIGHTED,
+                     zero_from=3),
+    "amq": _Entry("levels +-p^j, p fitted to the model of ALQ", "l2", _amq, _spread, _WEIGHTED,
+                  zero_from=3),
+    "amq_n": _Entry("AMQ with every bucket weighing the same", "l2", _amq, _spread, _UNWEIGHTED,
+                    zero_from=3),
     "qsgd": _Entry("equally spaced levels, Euclidean norm", "l2", _fixed, _uniform),
     "qsgdinf": _Entry("equally spaced levels, largest magnitude as norm", "linf", _fixed, _uniform),
     "nuqsgd": _Entry("levels at powers of 1/2; zero_level=True is the quantiser its theory describes", "l2", _fixed,
                      _exponential),
     "terngrad": _Entry("three levels -1, 0, 1 (log2(3) = 1.585 bits, packed in 2), clipped at 2.5 deviations", "linf",
-                       _fixed, _ternary, zero_level=False, clip=2.5, bits=(2, 2)),
+                       _fixed, _ternary, zero_from=None, clip=2.5, bits=(2, 2)),
     "optimal": _Entry("least variance on the gradients as they are: dynamic programming on their histogram", "linf",
                       _optimal, _spread, _WEIGHTED, free_ends=True),
     "eden": _Entry("rotated twice, rounded to the nearest of the levels best for normals, unbiased scale", "l2", _fixed,
-                   _lloyd_max, zero_level=False, norms=("l2",), rotations=(True,), rounding="nearest"),
-    "none": _Entry("exact float32 mean through the same path", "linf", _fixed, _uniform, zero_level=False,
+                   _lloyd_max, zero_from=None, norms=("l2",), rotations=(True,), rounding="nearest"),
+    "none": _Entry("exact float32 mean through the same path", "linf", _fixed, _uniform, zero_from=None,
                    bits=(1, 32), exact=True, rotations=(False,)),
 }  # fmt: skip
 NAMES: tuple[str, ...] = tuple(_REGISTRY)
@@ -164,7 +175,7 @@ def method(
     norm: Norm | None = None,
     clip: float | None = None,
     weight_exponent: int | None = None,
-    zero_level: bool = False,
+    zero_level: bool | None = None,
     free_ends: bool = False,
     rotate: bool | None = None,
 ) -> Method:
@@ -176,7 +187,8 @@ def method(
         norm: ``"l2"`` or ``"linf"``.
         clip: standard deviations, 2.5 and 3 are usual; ``math.inf`` switches a method's own clipping off.
         weight_exponent: power of a bucket's norm by which its coordinates weigh: 2 derived, 1 as in the authors' code.
-        zero_level: hold a level that is exactly zero.
+        zero_level: hold a level that is exactly zero. By default where it keeps zeros zero and costs little: from 2
+            bits on, in the methods of the ALQ paper from 3, and not in rotated buckets, where it would keep nothing.
         free_ends: let the outermost levels leave -1 and 1 and clamp what lies beyond, a bias.
         rotate: make every bucket look normal first; ``eden`` always does.
 
@@ -185,7 +197,7 @@ def method(
             method does not have; the message lists what is valid.
     """
     entry = _entry(name)
-    low, high = entry.bits[0] + (zero_level and entry.bits[0] == 1), entry.bits[1]
+    low, high = max(entry.bits[0], 2 if zero_level else 1), entry.bits[1]
     try:
         require_int("bits", bits, low, high)
     except ConfigurationError:
@@ -198,7 +210,7 @@ def method(
         raise ConfigurationError(f"clip: expected a positive number of standard deviations, got {clip!r}")
     if weight_exponent is not None and weight_exponent not in entry.weight_exponents:
         _refuse(name, "weight_exponent", weight_exponent, entry.weight_exponents)
-    if zero_level and not entry.zero_level:
+    if zero_level and entry.zero_from is None:
         _refuse(name, "zero_level", True, (False,))
     if free_ends and not entry.free_ends:
         _refuse(name, "free_ends", True, (False,))
@@ -206,6 +218,9 @@ def method(
         _refuse(name, "norm", norm, entry.norms)
     if rotate is not None and rotate not in entry.rotations:
         _refuse(name, "rotate", rotate, entry.rotations)
+    rotated = entry.rotations[0] if rotate is None else rotate
+    if zero_level is None:
+        zero_level = entry.zero_from is not None and bits >= entry.zero_from and not rotated
     exponent = weight_exponent if weight_exponent is not None else (*entry.weight_exponents, 0)[0]
     options = _Options(exponent, zero_level, free_ends)
     chosen = entry.clip if clip is None else clip
@@ -219,7 +234,7 @@ def method(
         maximum_bits=high,
         description=entry.description,
         exact=entry.exact,
-        rotate=entry.rotations[0] if rotate is None else rotate,
+        rotate=rotated,
         rounding=entry.rounding,
     )
 

@@ -73,9 +73,9 @@ def test_bytes_sums_and_products_are_those_of_the_host(arrays: DeviceArrays, dty
 
 def test_squares_are_those_of_the_host_and_none_of_what_is_not_finite(arrays: DeviceArrays) -> None:
     decoded, values = numbers(90), numbers(90, 1)
-    assert arrays.squares(torch.from_numpy(decoded), parts_of(values)) == pytest.approx(HOST.squares(decoded, values))
+    assert arrays.error(torch.from_numpy(decoded), parts_of(values)) == pytest.approx(HOST.error(decoded, values))
     decoded[7] = np.inf
-    assert arrays.squares(torch.from_numpy(decoded), parts_of(values)) is None is HOST.squares(decoded, values)
+    assert arrays.error(torch.from_numpy(decoded), parts_of(values)) is None is HOST.error(decoded, values)
 
 
 @pytest.mark.parametrize("lengths", [[512], [512, 0, 1024], [0], [0, 0]])
@@ -149,7 +149,7 @@ def test_all_that_a_codec_and_its_arrays_start_is_in_one_order() -> None:
         lambda: arrays.as_bytes(values),
         lambda: arrays.add_up([values.view(torch.uint8)], torch.empty(700)),
         lambda: arrays.scaled(values.view(torch.uint8), 1.0, torch.empty(700)),
-        lambda: arrays.squares(values, values),
+        lambda: arrays.error(values, values),
         lambda: arrays.copied(values.numpy()),
     ]
     for index, call in enumerate(calls):

@@ -98,7 +98,7 @@ def test_only_the_nodes_sums_are_quantised_so_two_nodes_of_four_err_less_than_ei
 
     one_shot = error(run(1, 8, 4096, **{**options, "bits": (8, 8)}))
     quantised = error(run(2, 4, 4096, **options))
-    assert one_shot < 1e-3 < quantised < 0.1
+    assert one_shot < 1e-3 < quantised < 0.15
 
 
 def test_bytes_between_nodes_are_those_of_the_plan() -> None:

@@ -22,10 +22,24 @@ def test_every_method_has_first_levels_that_fit_its_bits(name: str) -> None:
 
 def test_published_tables_at_three_bits() -> None:
     """Section 3 of the specification: +-{1/7, 3/7, 5/7, 1} and +-{1/8, 1/4, 1/2, 1}."""
-    uniform = methods.method("qsgd", bits=3).initial(3).values[4:]
+    uniform = methods.method("qsgd", bits=3, zero_level=False).initial(3).values[4:]
     np.testing.assert_allclose(uniform, np.array([1, 3, 5, 7]) / 7, rtol=1e-6)
     for name in ("alq", "nuqsgd"):
-        assert methods.method(name, bits=3).initial(3).values[4:].tolist() == [0.125, 0.25, 0.5, 1.0]
+        values = methods.method(name, bits=3, zero_level=False).initial(3).values
+        assert values[4:].tolist() == [0.125, 0.25, 0.5, 1.0]
+
+
+def test_a_table_holds_a_zero_by_default_where_it_keeps_zeros_and_costs_little() -> None:
+    """docs/decisions/0014: from 2 bits on, in ALQ and its variants from 3, and never where buckets are rotated."""
+    least = dict.fromkeys(methods.NAMES, 2) | dict.fromkeys(("alq", "alq_n", "alqg", "alqg_n", "amq", "amq_n"), 3)
+    for name in methods.NAMES:
+        low, high = methods.bits_of(name)
+        for bits in range(low, min(high, 8) + 1):
+            holds = 0.0 in methods.method(name, bits=bits).initial(bits).values.tolist()
+            assert holds == (bits >= least[name] and name not in ("eden", "none")), (name, bits)
+            if True in methods.rotations_of(name) and name != "terngrad":
+                rotated = methods.method(name, bits=bits, rotate=True).initial(bits).values.tolist()
+                assert 0.0 not in rotated, (name, bits)
 
 
 def test_norms_and_clipping_of_the_published_methods() -> None:

@@ -72,3 +72,19 @@ def test_the_stored_rotation_met_its_goals_on_every_gradient() -> None:
     for kind in (("eden", "own"), ("optimal", "shared"), ("optimal", "own")):
         assert errors[(*kind, 32)] == pytest.approx(errors[(*kind, 1)], rel=0.05)
     assert errors["eden", "shared", 32] > 30 * errors["eden", "own", 32]
+
+
+def test_the_costs_of_a_zero_level_are_the_stored_ones() -> None:
+    page = (ROOT / "docs" / "decisions" / "0014-zeros-stay-zero.md").read_text()
+    rows = json.loads((ROOT / "benchmarks" / "results" / "zeros.json").read_text())["cost"]
+    lines = re.findall(r"\| `(\w+)` \| (\d) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|", page)
+    assert len(lines) > 10
+    for name, bits, *cells in lines:
+        for bucket_size, cell in zip((64, 1024, 8192), cells, strict=True):
+            (row,) = [
+                row
+                for row in rows
+                if (row["method"], row["bits"], row["bucket_size"]) == (name, int(bits), bucket_size)
+            ]
+            ratios = [row[f"{kind}_with"] / row[f"{kind}_without"] for kind in ("real", "normal")]
+            assert cell == "{:.2f} ({:.2f})".format(*ratios), (name, bits, bucket_size)

@@ -33,7 +33,7 @@ def test_the_table_shows_every_exchange_and_marks_the_recommended_one(capsys: Ca
         assert name in printed
     (marked,) = [line for line in printed.splitlines() if line.startswith("* ")]
     assert "hierarchical" in marked
-    assert 'Recommended: bits=3, exchange="hierarchical"' in printed
+    assert 'Recommended: bits=4, exchange="hierarchical"' in printed
 
 
 def test_figures_follow_the_formulas(capsys: Capture) -> None:

@@ -20,6 +20,8 @@ from alq_hvd.quantiser.statistics import GradientStatistics
 
 REMEMBERED = 100
 """Adaptations of which metrics and states tell; older ones are forgotten, so that neither grows with the run."""
+WORTH_SAYING = 1e-4
+"""Share of exact zeros from which on it is said that they do not stay zero."""
 _logger = logging.getLogger(__name__)
 
 
@@ -60,6 +62,7 @@ class AdaptiveShot:
     Attributes:
         relative_variance: of the latest measurement.
         is_measured: that was with the levels in force.
+        noisy_zeros: the share of coordinates that were exactly zero then, and came out as noise.
         fit_is_due: the gradients of the last scheduled step could not be used, those of the next step shall be.
     """
 
@@ -69,10 +72,11 @@ class AdaptiveShot:
         self.config = config
         self.levels = initial
         self.relative_variance: float | None = None
+        self.noisy_zeros = 0.0
         self.is_measured = False
         self.fit_is_due = False
         self._measured_with = initial
-        self._has_told = False
+        self._told: set[str] = set()
         self.adaptations: deque[Adaptation] = deque(maxlen=REMEMBERED)
         self._policy = policy
         self.forget()
@@ -91,6 +95,7 @@ class AdaptiveShot:
         self._statistics = GradientStatistics.empty(self._policy.weight_exponent)
         self._failure = ""
         self._squared_error = self._squared_norm = 0.0
+        self._noisy_zeros = self._measured_elements = 0
         self._measured_all = True
 
     def gather(self, codec: Codec, values: Values) -> None:
@@ -109,12 +114,14 @@ class AdaptiveShot:
         layout = RecordLayout(len(values), self.config)
         stamp = Stamp(self.levels.digest, 0, 0)
         record = codec.encode(values, layout, self.levels, key, stamp)
-        measured = codec.arrays.squares(codec.decode_sum([record], layout, self.levels, [stamp], 1.0), values)
-        if measured is None:
+        error = codec.arrays.error(codec.decode_sum([record], layout, self.levels, [stamp], 1.0), values)
+        if error is None:
             self._measured_all = False
         else:
-            self._squared_error += measured[0]
-            self._squared_norm += measured[1]
+            self._squared_error += error.squared
+            self._squared_norm += error.norm
+            self._noisy_zeros += error.zeros
+            self._measured_elements += len(values)
 
     def adapt(self, control: Communicator, step: int, name: str) -> int:
         """Fit the levels of the next step, together with all ranks, and return how many bytes this rank sent.
@@ -165,33 +172,54 @@ class AdaptiveShot:
         contracted = self.contracts
         if self._squared_norm > 0 and self._measured_all:
             self.relative_variance = self._squared_error / self._squared_norm
+            self.noisy_zeros = self._noisy_zeros / self._measured_elements
             self.is_measured = True
         self.is_measured &= self._measured_all and self._measured_with == self.levels
         self.forget()
         return self.contracts != contracted
 
-    def warn_of_loss(self, rank: int, step: int, what: str) -> None:
-        """Say, once, that the levels in force lose more than records carry.
+    def warn(self, rank: int, step: int, method: str, *, of_loss: bool) -> None:
+        """Say, once each, that the levels in force lose more than they carry, or make noise of zeros.
 
         Args:
-            what: method and width, for the text.
+            of_loss: nobody else says the first.
         """
-        if self._has_told or self.contracts or not self.is_measured:
+        if not self.is_measured:
             return
-        self._has_told = True
-        unfitted = self._policy.adapts and (self.fit_is_due or not self.adaptations)
-        _logger.warning(
-            "rank %d, step %d: expected levels that lose less than they carry, those of shot %d lose %.3g times as "
-            "much (relative variance), with %s in buckets of %d. Training may diverge. %sTake more bits, method "
-            "optimal or eden, rotate=True, or a smaller bucket_size",
-            rank,
-            step,
-            self.index + 1,
-            self.relative_variance,
-            what,
-            self.config.bucket_size,
-            "They are still to be fitted. " if unfitted else "",
-        )
+        if of_loss and not self.contracts and "loss" not in self._told:
+            self._told.add("loss")
+            unfitted = self._policy.adapts and (self.fit_is_due or not self.adaptations)
+            _logger.warning(
+                "rank %d, step %d: expected levels that lose less than they carry, those of shot %d lose %.3g times as "
+                "much (relative variance), with %s at %d bits in buckets of %d. Training may diverge. %sTake more "
+                "bits, method optimal or eden, rotate=True, or a smaller bucket_size",
+                rank,
+                step,
+                self.index + 1,
+                self.relative_variance,
+                method,
+                self.config.bits,
+                self.config.bucket_size,
+                "They are still to be fitted. " if unfitted else "",
+            )
+        if self.noisy_zeros >= WORTH_SAYING and "zeros" not in self._told:
+            self._told.add("zeros")
+            _logger.warning(
+                "rank %d, step %d: expected zeros to stay zero, %.3g of the coordinates of shot %d are exactly zero "
+                "and come out as noise: weights that are frozen, masked or pruned, and rows of embeddings that were "
+                "not seen, drift, with Adam by a learning rate a step. %s, or leave such parameters out of "
+                "named_parameters",
+                rank,
+                step,
+                self.noisy_zeros,
+                self.index + 1,
+                self._cure_of_noisy_zeros(),
+            )
+
+    def _cure_of_noisy_zeros(self) -> str:
+        if self.config.rotate:
+            return "A rotation spreads a bucket over its zeros: take rotate=False and a method other than eden"
+        return "Take at least two bits" if self.config.bits == 1 else "Take zero_level=True"
 
     def metrics(self) -> dict[str, Any]:
         """Return the levels and their history, as plain values."""

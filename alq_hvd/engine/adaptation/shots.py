@@ -124,10 +124,10 @@ class AdaptiveShots:
         self._started = False
         return [shot for shot in self.all if shot.end_step()]
 
-    def warn_of_loss(self, rank: int, step: int) -> None:
-        """Say once of each shot whose levels lose more than its records carry that they do."""
+    def warn(self, rank: int, step: int, *, of_loss: bool) -> None:
+        """Say once what levels in use do that nobody can want; see ``AdaptiveShot.warn``."""
         for shot in self.used:
-            shot.warn_of_loss(rank, step, f"{self._options.method} at {shot.config.bits} bits")
+            shot.warn(rank, step, self._options.method, of_loss=of_loss)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the levels, variance and adaptations of the shots in use."""

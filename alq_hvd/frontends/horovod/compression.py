@@ -32,7 +32,7 @@ class Constructor:
         norm: Norm | None = None,
         clip: float | None = None,
         weight_exponent: int | None = None,
-        zero_level: bool = False,
+        zero_level: bool | None = None,
         free_ends: bool = False,
         rotate: bool | None = None,
         exchange: str = "auto",

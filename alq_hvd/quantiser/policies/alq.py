@@ -31,7 +31,8 @@ class Alq:
 
     Attributes:
         weight_exponent: 2 as derived, 1 as in the authors' code, 0 for ALQ-N.
-        zero_level: hold a level that is exactly zero in its place.
+        zero_level: hold a level that is exactly zero, with one level more below than above it, so that all codes are
+            in use.
 
     References:
         Faghri et al., "Adaptive Gradient Quantization for Data-Parallel SGD", NeurIPS 2020 (ALQ, ALQ-N).
@@ -46,16 +47,19 @@ class Alq:
         return True
 
     def update(self, statistics: GradientStatistics, current: Levels) -> LevelUpdate:
-        """Return the fitted table of as many levels as ``current``."""
+        """Return the fitted table of as many levels as ``current``, or one more beside a zero in its middle."""
         reason = unusable(statistics, self.weight_exponent)
         if reason:
             return keep(current, reason)
-        count = len(current)
+        own = current.values.astype(np.float64)
+        if self.zero_level and len(own) % 2:
+            own = np.insert(own, 1, own[:2].mean())  # the first table, symmetric about its zero, leaves one code over
+        count = len(own)
         model = TruncatedNormalMixture.from_statistics(statistics)
         table = model.tabulated()
         begin = np.stack(
             [
-                current.values.astype(np.float64),
+                own,
                 starts.exponential(count, starts.spread_multiplier(count)),
                 starts.uniform(count),
                 starts.quantiles(table, count),
