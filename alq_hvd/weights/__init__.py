@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alq_hvd.weights.meta_nets import MetaGradient
     from alq_hvd.weights.model import QuantizedWeights, quantize_weights
+    from alq_hvd.weights.optimizer import QuantizedOptimizer
 
-__all__ = ["MetaGradient", "QuantizedWeights", "quantize_weights"]
+__all__ = ["MetaGradient", "QuantizedOptimizer", "QuantizedWeights", "quantize_weights"]
 
 _LAZY = {
     "MetaGradient": "alq_hvd.weights.meta_nets",
+    "QuantizedOptimizer": "alq_hvd.weights.optimizer",
     "QuantizedWeights": "alq_hvd.weights.model",
     "quantize_weights": "alq_hvd.weights.model",
 }

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from alq_hvd import backends
 from alq_hvd.weights.parametrization import QuantizedWeight
+from alq_hvd.weights.schemes import Scheme
 
 Tensor: TypeAlias = Any
 Module: TypeAlias = Any
@@ -31,6 +32,20 @@ class Layer:
     def weight(self) -> Tensor:
         """Return w, the parameter that the optimizer changes."""
         return self.modules[0].parametrizations.weight.original
+
+    @property
+    def scheme(self) -> Scheme:
+        """Return how it is quantised."""
+        return self.parametrization.scheme
+
+    @property
+    def scales(self) -> Tensor | None:
+        """Return the scales in use."""
+        return self.parametrization.scales
+
+    def keep(self, scales: Tensor | None) -> None:
+        """Take ``scales`` from now on."""
+        self.parametrization.keep(scales)
 
     @property
     def quantized(self) -> Tensor:

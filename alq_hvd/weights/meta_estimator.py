@@ -68,11 +68,8 @@ class _Stored:
 class MetaEstimator:
     """Hold phi, its optimizer and what the layers store between two steps."""
 
-    def __init__(
-        self, options: MetaGradient, scheme: Calibrated, layers: Sequence[Layer], communicator: Communicator | None
-    ) -> None:
+    def __init__(self, options: MetaGradient, scheme: Calibrated, layers: Sequence[Layer]) -> None:
         self._options, self._scheme, self._layers = options, scheme, layers
-        self.communicator = communicator
         weights = sum(layer.weight.numel() for layer in layers)
         if options.state_floats() and weights > MANY_WEIGHTS:
             item = as_wide(layers[0].weight).element_size()
@@ -87,16 +84,21 @@ class MetaEstimator:
         self._adam = torch.optim.Adam(self.net.parameters(), lr=options.learning_rate)
         self._stored: dict[str, _Stored] = {}
 
-    def before_step(self, optimizer: Any) -> None:
-        """Replace the averaged gradients of the quantised weights by what the net makes of them; see the module."""
+    def before_step(self, optimizer: Any, communicator: Communicator | None) -> None:
+        """Replace the averaged gradients of the quantised weights by what the net makes of them; see the module.
+
+        Args:
+            optimizer: about to make its step.
+            communicator: of all ranks, for the mean of phi's gradients; ``None`` where there is one rank only.
+        """
         rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
         if self._stored:
-            self._learn()
+            self._learn(communicator)
         for layer in self._layers:
             if layer.weight.grad is not None:
                 self._replace(layer, float(rates[id(layer.weight)]))
 
-    def _learn(self) -> None:
+    def _learn(self, communicator: Communicator | None) -> None:
         """Move phi along the mean over the ranks of its gradient."""
         updates, slopes = [], []
         for layer in self._layers:
@@ -108,19 +110,9 @@ class MetaEstimator:
         gradients = torch.autograd.grad(updates, parameters, slopes, allow_unused=True) if updates else [None]
         zeros = [torch.zeros_like(parameter) for parameter in parameters]
         filled = [zero if own is None else own for zero, own in zip(zeros, [*gradients, *zeros], strict=False)]
-        for parameter, gradient in zip(parameters, self._mean(filled), strict=True):
+        for parameter, gradient in zip(parameters, _mean(filled, communicator), strict=True):
             parameter.grad = gradient
         self._adam.step()
-
-    def _mean(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return the mean over all ranks, in rank order and float64: never quantised, the same bits everywhere."""
-        if self.communicator is None or self.communicator.size == 1:
-            return gradients
-        own = torch.cat([gradient.flatten() for gradient in gradients]).double().cpu().numpy()
-        received = self.communicator.allgather(own.view(np.uint8), "alq_hvd.weights.phi").wait()
-        mean = np.mean([raw.view(np.float64) for raw in received], axis=0)
-        parts = torch.from_numpy(mean).split([gradient.numel() for gradient in gradients])
-        return [part.view_as(like).to(like) for part, like in zip(parts, gradients, strict=True)]
 
     def _replace(self, layer: Layer, alpha: float) -> None:
         weight, before = layer.weight, self._stored.get(layer.name)
@@ -172,3 +164,14 @@ class MetaEstimator:
                 kept["gradient"].to(like), kept["weight"].to(like), hidden, float(kept["alpha"])
             )
             layer.parametrization.look = layer.weight.detach().requires_grad_()
+
+
+def _mean(gradients: Sequence[Tensor], communicator: Communicator | None) -> Sequence[Tensor]:
+    """Return the mean over all ranks, in rank order and float64: never quantised, the same bits everywhere."""
+    if communicator is None or communicator.size == 1:
+        return gradients
+    own = torch.cat([gradient.flatten() for gradient in gradients]).double().cpu().numpy()
+    received = communicator.allgather(own.view(np.uint8), "alq_hvd.weights.phi").wait()
+    mean = np.mean([raw.view(np.float64) for raw in received], axis=0)
+    parts = torch.from_numpy(mean).split([gradient.numel() for gradient in gradients])
+    return [part.view_as(like).to(like) for part, like in zip(parts, gradients, strict=True)]

@@ -7,20 +7,17 @@ from typing import Any, Literal, TypeAlias, cast
 
 from alq_hvd import backends
 from alq_hvd.communicator.base import Communicator
-from alq_hvd.communicator.horovod import HorovodCommunicator
-from alq_hvd.errors import ConfigurationError, StateError, WeightsError
+from alq_hvd.errors import ConfigurationError, StateError
 from alq_hvd.quantiser.config import require_int
 from alq_hvd.weights import schemes
-from alq_hvd.weights.agreement import require_agreement
-from alq_hvd.weights.curvature import OwnSecondMoments, curvature, has_second_moment, second_moment
 from alq_hvd.weights.layers import Layer
 from alq_hvd.weights.meta_estimator import Calibrated, MetaEstimator
 from alq_hvd.weights.meta_nets import MetaGradient
-from alq_hvd.weights.parametrization import QuantizedWeight, as_wide, require_weights
+from alq_hvd.weights.parametrization import QuantizedWeight, require_weights
 from alq_hvd.weights.schemes import Scheme
 from alq_hvd.weights.targets import find_targets
+from alq_hvd.weights.upkeep import Upkeep
 
-Tensor: TypeAlias = Any
 Module: TypeAlias = Any
 Optimizer: TypeAlias = Any
 torch = backends.torch()
@@ -73,8 +70,6 @@ def quantize_weights(
         UnsupportedTensor, WeightsError: for weights that can not be quantised.
     """
     chosen = schemes.scheme(scheme, bits)
-    require_int("solve_every", solve_every, 1, 2**31)
-    require_int("check_every", check_every, 0, 2**31)
     meta = estimator if isinstance(estimator, MetaGradient) else None
     if meta is None and estimator != STE:
         raise ConfigurationError(f"estimator: expected 'ste' or a MetaGradient, got {estimator!r}")
@@ -85,6 +80,8 @@ def quantize_weights(
             "estimator: multifc multiplies the gradient by the weight that is rounded, which under bwn turns it round "
             "wherever a weight is negative: take fcgrad or lstmfc, or dorefa"
         )
+    require_int("solve_every", solve_every, 1, 2**31)  # before the model is touched
+    require_int("check_every", check_every, 0, 2**31)
     targets = find_targets(model, skip)
     for target in targets:
         require_weights(target.modules[0].weight, target.name)
@@ -94,9 +91,8 @@ def quantize_weights(
         for module in target.modules:
             torch.nn.utils.parametrize.register_parametrization(module, "weight", parametrization)
         layers.append(Layer(target.name, target.modules, parametrization))
-    quantized = QuantizedWeights(
-        layers, chosen, meta, communicator, solve_every, check_every, scheme == "lab" if clamp is None else clamp
-    )
+    upkeep = Upkeep(layers, communicator, solve_every, check_every, clamp)
+    quantized = QuantizedWeights(upkeep, layers, chosen, meta)
     if optimizer is not None:
         quantized.attach(optimizer)
     return quantized
@@ -105,28 +101,21 @@ def quantize_weights(
 class QuantizedWeights:
     """Keep the quantised weights of a model up to date, and know all about them; made by ``quantize_weights``."""
 
-    def __init__(
-        self,
-        layers: Sequence[Layer],
-        scheme: Scheme,
-        meta: MetaGradient | None,
-        communicator: Communicator | None,
-        solve_every: int,
-        check_every: int,
-        clamp: bool,
-    ) -> None:
+    def __init__(self, upkeep: Upkeep, layers: Sequence[Layer], scheme: Scheme, meta: MetaGradient | None) -> None:
         self.layers = tuple(layers)
         self.scheme = scheme
-        self._communicator = communicator
-        self._solve_every, self._check_every, self._clamp = solve_every, check_every, clamp
-        self.steps = 0
-        self._own: OwnSecondMoments | None = None
+        self._upkeep = upkeep
         self._optimizer: Optimizer | None = None
         self._hooks: list[Any] = []
         self._replaced = self._due = False
         self._meta: MetaEstimator | None = None
         if meta is not None:
-            self._meta = MetaEstimator(meta, cast(Calibrated, scheme), self.layers, communicator)
+            self._meta = MetaEstimator(meta, cast(Calibrated, scheme), self.layers)
+
+    @property
+    def steps(self) -> int:
+        """Return how many steps of the optimizer were followed."""
+        return self._upkeep.steps
 
     def attach(self, optimizer: Optimizer) -> None:
         """Follow the steps of ``optimizer`` from now on.
@@ -144,12 +133,7 @@ class QuantizedWeights:
                 "from model.parameters(), and give the wrapped optimizer where there is a wrapper"
             )
         self._optimizer = optimizer
-        if self._communicator is None and hasattr(optimizer, "skip_synchronize"):  # hvd.DistributedOptimizer
-            self._communicator = HorovodCommunicator()
-        if self._meta is not None:
-            self._meta.communicator = self._communicator
-        if self.scheme.loss_aware and not has_second_moment(optimizer):
-            self._own = OwnSecondMoments()
+        self._upkeep.follow(optimizer)
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -161,7 +145,7 @@ class QuantizedWeights:
         Raises:
             WeightsError: when a weight or the curvature is NaN or infinite.
         """
-        self._solve(anew=True)
+        self._upkeep.solve(anew=True)
 
     def verify(self) -> None:
         """Compare weights and scales over all ranks, bit for bit; a collective.
@@ -169,9 +153,7 @@ class QuantizedWeights:
         Raises:
             WeightsMismatch: on every rank, naming the ranks and the layer that differ.
         """
-        if self._communicator is not None and self._communicator.size > 1:
-            tensors = {layer.name: (layer.weight, layer.parametrization.scales) for layer in self.layers}
-            require_agreement(self._communicator, tensors, self.steps)
+        self._upkeep.verify()
 
     def remove(self) -> None:
         """Make the quantised values the plain weights of the model, and follow the optimizer no longer."""
@@ -188,9 +170,7 @@ class QuantizedWeights:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a training needs to go on bit for bit, beside the state of the model and of its optimizer."""
-        state: dict[str, Any] = {"scheme": self.scheme.name, "bits": self.scheme.bits, "steps": self.steps}
-        if self._own is not None:
-            state["second_moments"] = dict(self._own.moments)
+        state = {"scheme": self.scheme.name, "bits": self.scheme.bits, **self._upkeep.state_dict()}
         if self._meta is not None:
             state["meta"] = self._meta.state_dict()
         return state
@@ -207,12 +187,7 @@ class QuantizedWeights:
             raise StateError(
                 f"expected the state of {own} (scheme, bits, MetaGradient), got {got}: use the same options"
             )
-        self.steps = int(state["steps"])
-        if self._own is not None:
-            likes = {layer.name: as_wide(layer.weight.detach()) for layer in self.layers}
-            self._own.moments = {
-                name: moment.to(likes[name]).clone() for name, moment in state.get("second_moments", {}).items()
-            }
+        self._upkeep.load_state_dict(state)
         if self._meta is not None:
             self._meta.load_state_dict(state["meta"])
         self._replaced = self._due = False
@@ -222,47 +197,10 @@ class QuantizedWeights:
         # extends. Only when nothing is in flight any more are the gradients those of all ranks.
         self._due = True
         if self._meta is not None and not self._replaced and not getattr(optimizer, "_handles", None):
-            self._meta.before_step(optimizer)
+            self._meta.before_step(optimizer, self._upkeep.communicator)
             self._replaced = True
 
     def _after_step(self, *_: Any) -> None:
-        if not self._due:
-            return
-        self._due = self._replaced = False
-        self.steps += 1
-        if self._clamp:
-            with torch.no_grad():
-                for layer in self.layers:
-                    layer.weight.clamp_(-1, 1)
-        self._solve(anew=self.steps % self._solve_every == 0)
-        if self._check_every and self.steps % self._check_every == 0:
-            self.verify()
-
-    @torch.no_grad()  # type: ignore[untyped-decorator]
-    def _solve(self, anew: bool) -> None:
-        finite = []
-        for layer in self.layers:
-            wide, bend = as_wide(layer.weight.detach()), self._curvature(layer)
-            solve = self.scheme.solve if anew else self._improve(layer)
-            layer.parametrization.keep(solve(wide, bend))
-            finite.append(torch.isfinite(wide.sum() if bend is None else wide.sum() + bend.sum()))
-        if not bool(torch.stack(finite).all()):  # the one place that waits for a device, once a step
-            layer = next(layer for layer, fine in zip(self.layers, finite, strict=True) if not fine)
-            raise WeightsError(
-                f"{layer.name}: NaN or infinity in its weights or second moment after step {self.steps}: go back to a "
-                "checkpoint, with a smaller learning rate"
-            )
-
-    def _improve(self, layer: Layer) -> Any:
-        scales = layer.parametrization.scales
-        return lambda weights, bend: self.scheme.improve(weights, bend, scales, self.steps)
-
-    def _curvature(self, layer: Layer) -> Tensor | None:
-        """Return D of a layer, ``None`` before the first step and for schemes that do not look at it."""
-        if self._optimizer is None or not self.scheme.loss_aware:
-            return None
-        if self._own is not None:
-            moment = self._own.update(layer.name, layer.weight.grad)
-        else:
-            moment = second_moment(self._optimizer.state.get(layer.weight, {}), layer.weight)
-        return None if moment is None else curvature(as_wide(moment))
+        if self._due:
+            self._due = self._replaced = False
+            self._upkeep.after_step()
