@@ -8,13 +8,10 @@ from dataclasses import dataclass
 
 from alq_hvd.accumulation.retention import ACCEPTED_LOG_VARIANCE_LOST, TERM_MANTISSA, log_variance_lost, vrr
 from alq_hvd.accumulation.rounding import rounding_nmse
+from alq_hvd.accumulation.types import AUTO, TYPES, require_type
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser.config import require_int
 
-MANTISSA = {"bf16": 7, "fp16": 10, "fp32": 23}
-"""Fractional mantissa bits, cheapest type first."""
-AUTO = "auto"
-NAMES = (AUTO, *MANTISSA)
 TOLERATED = 0.01
 """Rounding may add so much of the quantiser's own variance."""
 
@@ -30,6 +27,7 @@ class AccumulatorPlan:
         log_variance_lost: n (1 - VRR); below ln 50 is accepted.
         nmse: rounding noise relative to the sum.
         reason: one sentence.
+        problem: what speaks against a type that was asked for by name; ``None`` where nothing does.
     """
 
     dtype: str
@@ -38,11 +36,13 @@ class AccumulatorPlan:
     log_variance_lost: float
     nmse: float
     reason: str
+    problem: str | None = None
 
 
 def plan_accumulator(
     count: int,
     *,
+    accumulator: str = AUTO,
     allowed: Sequence[str] = ("bf16", "fp16", "fp32"),
     local_size: int | None = None,
     coherent: bool = True,
@@ -55,6 +55,7 @@ def plan_accumulator(
 
     Args:
         count: terms: ranks, or micro-batches.
+        accumulator: a type by name is taken in any case; ``problem`` then says what speaks against it.
         allowed: types to choose from, cheapest first; float32 is taken when none suffices.
         local_size: terms of an inner sum, such as the ranks of a node.
         coherent: guard against terms that are all alike, as those of replicas may be: n <= 2^(m - 1) a sum.
@@ -68,8 +69,12 @@ def plan_accumulator(
         require_int("local_size", local_size, 1, 2**27)
     if relative_variance is not None and not relative_variance >= 0:
         raise ConfigurationError(f"relative_variance: expected a number from 0, got {relative_variance!r}")
+    require_type("accumulator", accumulator)
     for dtype in allowed:
-        require_type("allowed", dtype, tuple(MANTISSA))
+        require_type("allowed", dtype, tuple(TYPES))
+    if accumulator != AUTO:
+        problem = _against(accumulator, count, local_size, coherent, relative_variance)
+        return _plan(accumulator, count, local_size, "asked for", problem)
     reason = "the cheapest allowed"
     for dtype in allowed:
         problem = _against(dtype, count, local_size, coherent, relative_variance)
@@ -79,26 +84,21 @@ def plan_accumulator(
     return _plan("fp32", count, local_size, reason)
 
 
-def plan_inside_node(ranks: int, bits: int, bucket_size: int) -> AccumulatorPlan:
+def plan_inside_node(ranks: int, bits: int, bucket_size: int, accumulator: str = AUTO) -> AccumulatorPlan:
     """Return the type in which a node adds up the gradients of its ``ranks`` before it quantises the sum.
 
     No quantiser of so many bits a coordinate, its share of the bucket's norm included, has a relative variance below
-    4^-bits on normal coordinates (rate-distortion bound), so that is what rounding is held against. Not fp16: whether
-    gradients fit its range is not known beforehand.
+    4^-bits on normal coordinates (rate-distortion bound), so that is what rounding is held against. fp16 by name only:
+    whether gradients fit its range is not known beforehand.
 
     Args:
         ranks: of a node.
         bits: of a code.
         bucket_size: coordinates that share a norm.
+        accumulator: ``"auto"``, or the type to take.
     """
     bound = 4.0 ** -(bits + 32 / bucket_size)
-    return plan_accumulator(ranks, allowed=("bf16", "fp32"), relative_variance=bound)
-
-
-def require_type(option: str, name: object, names: Sequence[str] = NAMES) -> None:
-    """Raise ``ConfigurationError`` unless ``name`` is one of ``names``."""
-    if name not in names:
-        raise ConfigurationError(f"{option}: expected one of {', '.join(names)}, got {name!r}")
+    return plan_accumulator(ranks, accumulator=accumulator, allowed=("bf16", "fp32"), relative_variance=bound)
 
 
 def _longest(count: int, local_size: int | None) -> int:
@@ -110,7 +110,7 @@ def _against(
     dtype: str, count: int, local_size: int | None, coherent: bool, relative_variance: float | None
 ) -> str | None:
     """Return why ``dtype`` does not suffice, ``None`` where it does."""
-    mantissa, longest = MANTISSA[dtype], _longest(count, local_size)
+    mantissa, longest = TYPES[dtype].mantissa, _longest(count, local_size)
     if log_variance_lost(mantissa, TERM_MANTISSA, count, chunk=local_size) >= ACCEPTED_LOG_VARIANCE_LOST:
         return f"{dtype} would lose variance over {count} terms"
     if coherent and longest > 2 ** (mantissa - 1):
@@ -121,8 +121,8 @@ def _against(
     return None
 
 
-def _plan(dtype: str, count: int, local_size: int | None, reason: str) -> AccumulatorPlan:
-    mantissa = MANTISSA[dtype]
+def _plan(dtype: str, count: int, local_size: int | None, reason: str, problem: str | None = None) -> AccumulatorPlan:
+    mantissa = TYPES[dtype].mantissa
     return AccumulatorPlan(
         dtype,
         local_size,
@@ -130,4 +130,5 @@ def _plan(dtype: str, count: int, local_size: int | None, reason: str) -> Accumu
         log_variance_lost(mantissa, TERM_MANTISSA, count, chunk=local_size),
         rounding_nmse(mantissa, _longest(count, local_size)),
         reason,
+        problem,
     )

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from alq_hvd import backends
+from alq_hvd.accumulation.types import FP32, FloatType
+
 FloatArray = npt.NDArray[np.float32]
 Record = npt.NDArray[np.uint8]
 Values = Any
@@ -99,12 +102,15 @@ class Arrays(Protocol):
         """Return ``record`` with zeros behind it, uint8[length]."""
         ...
 
-    def as_bytes(self, values: Values) -> Bytes:
-        """Return the bytes of ``values`` in float32: uint8[4 * len(values)], perhaps their own memory."""
+    def as_bytes(self, values: Values, kind: FloatType = FP32) -> Bytes:
+        """Return the bytes of ``values`` rounded to ``kind``: uint8[kind.bytes * len(values)], perhaps their own."""
         ...
 
-    def add_up(self, records: Sequence[Bytes], out: Values) -> None:
-        """Write to ``out``, float32, the sum of the float32 numbers whose bytes ``records`` are, in the order given."""
+    def add_up(self, records: Sequence[Bytes], out: Values, kind: FloatType = FP32) -> None:
+        """Write to ``out``, float32, the sum of the numbers whose bytes ``records`` are, in the order given.
+
+        Every partial sum is rounded to ``kind``, the type of the numbers: to the nearest, ties to even.
+        """
         ...
 
     def scaled(self, record: Bytes, scale: float, out: Values) -> None:
@@ -150,15 +156,28 @@ class HostArrays:
         longer[: len(record)] = record
         return longer
 
-    def as_bytes(self, values: FloatArray) -> Record:
-        """Return a view of ``values``."""
-        return np.ascontiguousarray(values).view(np.uint8)
+    def as_bytes(self, values: FloatArray, kind: FloatType = FP32) -> Record:
+        """Return a view of ``values``, or a copy in 16 bits, for which NumPy has no type (bf16) or no fast one."""
+        flat = np.ascontiguousarray(values)
+        if kind is FP32:
+            return flat.view(np.uint8)
+        torch = backends.torch()
+        narrow: Record = torch.from_numpy(flat).to(kind.torch).view(torch.int16).numpy().view(np.uint8)
+        return narrow
 
-    def add_up(self, records: Sequence[Record], out: FloatArray) -> None:
-        """Add in float32."""
+    def add_up(self, records: Sequence[Record], out: FloatArray, kind: FloatType = FP32) -> None:
+        """Add in ``kind``."""
         out[:] = 0
+        if kind is FP32:
+            for record in records:
+                out += record.view(np.float32)
+            return
+        torch = backends.torch()
+        total = torch.zeros(len(out), dtype=kind.torch)
         for record in records:
-            out += record.view(np.float32)
+            own = record if record.flags.writeable else record.copy()  # torch warns of memory it could write to
+            total += torch.from_numpy(own.view(np.int16)).view(kind.torch)
+        torch.from_numpy(out).copy_(total)
 
     def scaled(self, record: Record, scale: float, out: FloatArray) -> None:
         """Multiply in float32."""

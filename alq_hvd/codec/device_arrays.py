@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alq_hvd import backends
+from alq_hvd.accumulation.types import FP32, FloatType
 from alq_hvd.codec.arrays import Error, FloatArray, Record
 from alq_hvd.codec.cuda_damage import Damage
 from alq_hvd.codec.cuda_device import Device, Download, Tensor
@@ -91,18 +92,21 @@ class DeviceArrays:
         missing = length - len(record)
         return backends.torch().nn.functional.pad(record, (0, missing)) if missing else record
 
-    def as_bytes(self, values: Parts | Tensor) -> Tensor:
-        """Return the bytes of the values, widened to float32."""
+    def as_bytes(self, values: Parts | Tensor, kind: FloatType = FP32) -> Tensor:
+        """Return the bytes of the values in ``kind``."""
         self.order.enter(*_tensors(values))
-        return self._flat(values).view(backends.torch().uint8)
+        return self._flat(values, kind).view(backends.torch().uint8)
 
-    def add_up(self, records: Sequence[Tensor], out: Tensor) -> None:
-        """Add in float32."""
+    def add_up(self, records: Sequence[Tensor], out: Tensor, kind: FloatType = FP32) -> None:
+        """Add in ``kind``."""
         self.order.enter(out)
-        out.zero_()
+        total = out if kind is FP32 else out.new_empty(len(out), dtype=kind.torch)
+        total.zero_()
         for record in records:
             self.device.keep(record)
-            out.add_(record.view(backends.torch().float32))
+            total.add_(record.view(kind.torch))
+        if total is not out:
+            out.copy_(total)
 
     def scaled(self, record: Tensor, scale: float, out: Parts | Tensor) -> None:
         """Multiply in float32, and round to the dtype of ``out``."""
@@ -141,10 +145,12 @@ class DeviceArrays:
         damaged = (self.damage.word().view(torch.int32) != 0).to(torch.uint8) * 255
         return [record | damaged for record in records]
 
-    def _flat(self, values: Parts | Tensor) -> Tensor:
+    def _flat(self, values: Parts | Tensor, kind: FloatType = FP32) -> Tensor:
         torch = backends.torch()
-        wide = [tensor.to(torch.float32) for tensor in _tensors(values)]
-        return wide[0] if len(wide) == 1 else torch.cat([torch.empty(0, device=self.device.name), *wide])
+        same = [tensor.to(kind.torch) for tensor in _tensors(values)]
+        if len(same) == 1:
+            return same[0]
+        return torch.cat([torch.empty(0, dtype=kind.torch, device=self.device.name), *same])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from alq_hvd.accumulation.plan import plan_inside_node
+from alq_hvd.accumulation.types import AUTO as PLANNED
+from alq_hvd.accumulation.types import TYPES
 from alq_hvd.codec.base import Values
 from alq_hvd.communicator.base import Communicator
-from alq_hvd.communicator.nodes import nodes_of, useful_nodes
+from alq_hvd.communicator.nodes import Nodes, nodes_of, useful_nodes
 from alq_hvd.engine.options import Options
 from alq_hvd.exchange.base import Exchange, ExchangeFunction, Task
-from alq_hvd.exchange.choice import AUTO, COLLECTIVES, FLAT, HIERARCHICAL, SHOTS, choose, function
+from alq_hvd.exchange.choice import AUTO, COLLECTIVES, FLAT, HIERARCHICAL, SHOTS, choose
 from alq_hvd.exchange.hierarchical import Hierarchical
 from alq_hvd.exchange.ledger import Ledger
 from alq_hvd.exchange.residuals import Residuals
@@ -48,12 +51,14 @@ class ChosenExchange:
 
     def connect(self, communicator: Communicator) -> None:
         """Take the exchange that the options name, or that sends the fewest bytes."""
-        options, nodes = self._options, None
+        options = self._options
         self._communicator = communicator
         self.name = choose(options.exchange, communicator.size, options.bits_of_shots, options.bucket_size)
         if self.name == HIERARCHICAL:
             nodes = nodes_of(communicator, options.ranks_per_node, f"{options.name}.nodes")
-        self._function = function(self.name, nodes)
+            self._function = self._on(nodes, communicator.rank)
+        else:
+            self._function = FLAT[self.name]
 
     @property
     def shots(self) -> int:
@@ -106,4 +111,16 @@ class ChosenExchange:
         if options.exchange != AUTO:
             return {self.name: self._function}
         nodes = useful_nodes(self._communicator, options.ranks_per_node, f"{options.name}.nodes")
-        return FLAT if nodes is None else {**FLAT, HIERARCHICAL: Hierarchical(nodes)}
+        return FLAT if nodes is None else {**FLAT, HIERARCHICAL: self._on(nodes, self._communicator.rank)}
+
+    def _on(self, nodes: Nodes, rank: int) -> Hierarchical:
+        """Return the hierarchical exchange, which adds up in the type that the options name or that suits a node."""
+        options = self._options
+        # What a node's sum loses to rounding, no residual remembers: error feedback wants it exact.
+        asked = "fp32" if options.error_feedback and options.accumulator == PLANNED else options.accumulator
+        plan = plan_inside_node(nodes.inside.size, options.bits_of_shots[0], options.bucket_size, asked)
+        if rank == 0:
+            level = logging.WARNING if plan.problem else logging.INFO
+            _logger.log(level, "sums of %d ranks inside a node are kept in %s: %s", nodes.inside.size, plan.dtype,
+                        plan.problem or plan.reason)  # fmt: skip
+        return Hierarchical(nodes, TYPES[plan.dtype])

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from alq_hvd.accumulation.types import AUTO as PLANNED
+from alq_hvd.accumulation.types import require_type
 from alq_hvd.codec import choice as codecs
 from alq_hvd.communicator.base import DEFAULT_TIMEOUT
 from alq_hvd.engine.adaptation.schedule import Schedule
@@ -33,14 +35,18 @@ class Options:
         free_ends: let the outermost levels leave -1 and 1.
         rotate: make every bucket look normal before it is quantised: less variance for more arithmetic; ``None`` for
             the method's own, which is no but for ``eden``.
-        exchange: ``"allgather"`` (few ranks), ``"two_shot"`` (many), ``"hierarchical"`` (several ranks a node: exact
-            inside, two-shot between nodes), or ``"auto"``: the one that suits the world; see ``break_even`` and
-            ``exchange.choice``.
+        exchange: ``"allgather"`` (few ranks), ``"two_shot"`` (many), ``"hierarchical"`` (several ranks a node: not
+            quantised inside, two-shot between nodes), or ``"auto"``: the one that suits the world; see ``break_even``
+            and ``exchange.choice``.
         ranks_per_node: for ``"hierarchical"``: so many ranks that follow each other make a node; ``None`` asks Horovod.
         break_even: measure link and codec before the first step, choose the exchange by time, and leave gradients to
             plain Horovod where compression would not pay. ``None``: where ``exchange`` is ``"auto"`` and gradients
             travel over Horovod. The choice depends on a measurement, so two runs of one program may not train alike;
             ``False``, or an exchange by name, makes them.
+        accumulator: float type of the sums inside the nodes of ``"hierarchical"``, and of gradients left to Horovod.
+            ``"auto"``: the cheapest whose rounding is lost beside the quantiser's, by ``alq_hvd.accumulation``; what is
+            left to Horovod is widened where its own type would not do, never narrowed. ``"fp32"``, ``"fp16"`` (which
+            overflows beyond 65504) or ``"bf16"``: that one, with a warning where the plan speaks against it.
         error_feedback: add to each gradient what the last record lacked of it, so that nothing is lost for good. Costs
             four bytes a coordinate and time to encode. Pauses, with a warning, while records lose more than they carry
             (a relative variance of 1 or more).
@@ -74,6 +80,7 @@ class Options:
     exchange: str = choice.AUTO
     ranks_per_node: int | None = None
     break_even: bool | None = None
+    accumulator: str = PLANNED
     error_feedback: bool = False
     schedule: Schedule | int | Sequence[int] | None = None
     seed: int = 0
@@ -96,6 +103,7 @@ class Options:
         if self.ranks_per_node is not None:
             require_int("ranks_per_node", self.ranks_per_node, 1, 2**20)
         self._check_bits()
+        require_type("accumulator", self.accumulator)
         if self.codec not in codecs.NAMES:
             raise ConfigurationError(f"codec: expected one of {', '.join(codecs.NAMES)}, got {self.codec!r}")
         if not self.timeout > 0:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alq_hvd.communicator.nodes import Nodes
 from alq_hvd.exchange.allgather import allgather
 from alq_hvd.exchange.base import ExchangeFunction
-from alq_hvd.exchange.hierarchical import Hierarchical
 from alq_hvd.exchange.two_shot import two_shot
 from alq_hvd.planning import traffic
 
@@ -43,11 +41,3 @@ def choose(name: str, ranks: int, bits: Sequence[int], bucket_size: int) -> str:
     long = traffic.allgather(ranks, bits, bucket_size)
     short = traffic.two_shot(ranks, bits, bucket_size)
     return "two_shot" if long > PATIENCE * short * (1 + 1e-9) else "allgather"
-
-
-def function(name: str, nodes: Nodes | None) -> ExchangeFunction:
-    """Return the exchange ``name``, which ``choose`` has chosen; ``hierarchical`` needs ``nodes``."""
-    if name == HIERARCHICAL:
-        assert nodes is not None
-        return Hierarchical(nodes)
-    return FLAT[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from alq_hvd.accumulation.plan import plan_accumulator
+from alq_hvd.accumulation.plan import plan_accumulator, plan_inside_node
 from alq_hvd.planning import cost
 from alq_hvd.planning.cost import CodecSpeed, Cost, World
 from alq_hvd.planning.variance import mean_error
@@ -101,14 +101,16 @@ def _stock(name: str, width: int, own: Cost, world: World) -> Row:
 def _ours(
     name: str, bits: tuple[int, ...], own: Cost, world: World, workload: Workload, variances: tuple[float, float]
 ) -> Row:
-    """Return the row of an exchange whose sums are ours to keep: always float32."""
+    """Return the row of an exchange: sums of what is decoded are float32, those inside a node what is planned."""
     by_node = name == "hierarchical"
     contributions = world.nodes if by_node else world.ranks
-    local = world.ranks_per_node if by_node else None
     coherence = workload.coherence
     if by_node:  # a node's exact mean has less noise than a rank's gradient
         inside = world.ranks_per_node
         coherence = coherence / (coherence + (1 - coherence) / inside) if coherence else 0.0
     error = mean_error(*variances, contributions, coherence)
-    needed = plan_accumulator(world.ranks, local_size=local, relative_variance=variances[0])
-    return Row(name, bits, own, error, "fp32", (needed.dtype, needed.reason))
+    if by_node:
+        needed = plan_inside_node(world.ranks_per_node, bits[0], workload.bucket_size)
+    else:
+        needed = plan_accumulator(world.ranks, relative_variance=variances[0])
+    return Row(name, bits, own, error, needed.dtype if by_node else "fp32", (needed.dtype, needed.reason))

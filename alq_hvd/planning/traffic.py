@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from alq_hvd.accumulation.plan import plan_inside_node
+from alq_hvd.accumulation.types import TYPES
+
 NORM_BYTES = 4
 
 
@@ -40,10 +43,11 @@ class Split:
 
 
 def hierarchical(nodes: int, ranks_per_node: int, bits: Sequence[int], bucket_size: int) -> Split:
-    """Return what a rank sends when nodes reduce exactly, float32, and each rank exchanges its share between nodes.
+    """Return what a rank sends when nodes add up first, and each rank exchanges its share between nodes.
 
-    1. Reduce-scatter inside the node: (L-1)/L of 4 bytes. 2. Two-shot of 1/L of the coordinates between nodes.
-    3. All-gather inside the node: (L-1)/L of 4 bytes.
+    1. Reduce-scatter inside the node: (L-1)/L of the bytes of the type planned for its sum, 2 or 4. 2. Two-shot of 1/L
+    of the coordinates between nodes. 3. All-gather inside the node: (L-1)/L of 4 bytes.
     """
-    inside = 2 * (ranks_per_node - 1) / ranks_per_node * 4
+    summed = TYPES[plan_inside_node(ranks_per_node, bits[0], bucket_size).dtype].bytes
+    inside = (ranks_per_node - 1) / ranks_per_node * (summed + 4)
     return Split(two_shot(nodes, bits, bucket_size) / ranks_per_node, inside)

@@ -83,13 +83,10 @@ def by_hand(m: int, p: int, n: int, *, partial: bool) -> float:
 
 
 def test_the_retention_ratio_against_a_scalar_loop() -> None:
-    for m, p, n in ((4, 5, 300), (7, 5, 700), (5, 3, 2000), (10, 5, 900), (5, 0, 5000), (2, 5, 40)):
+    for case in ((4, 5, 300), (7, 5, 700), (5, 3, 2000), (10, 5, 900), (5, 0, 5000), (2, 5, 40)):
         for partial in (True, False):
-            assert vrr(m, p, n, partial=partial) == pytest.approx(by_hand(m, p, n, partial=partial), abs=1e-9), (
-                m,
-                p,
-                n,
-            )
+            expected = by_hand(*case, partial=partial)
+            assert vrr(*case, partial=partial) == pytest.approx(expected, abs=1e-9), (case, partial)
 
 
 def test_chunks_and_zeros_change_the_lengths() -> None:

@@ -52,7 +52,8 @@ def test_thousands_of_ranks(capsys: Capture) -> None:
     document = answer(capsys, "--parameters", "1e9", "--ranks", "8192", "--ranks-per-node", "8", "--link", "1gbit")
     best = document["rows"][document["recommended"]]
     assert best["exchange"] == "hierarchical"
-    assert best["cheapest_accumulator"] == "fp32"
+    assert best["accumulator"] == best["cheapest_accumulator"] == "bf16"  # of eight ranks inside a node
+    assert row(document, "two_shot", [4, 4])["cheapest_accumulator"] == "fp32"  # of all 8192
     assert row(document, "fp16", [])["cheapest_accumulator"] == "fp32"
 
 

@@ -31,6 +31,7 @@ from alq_hvd.engine.layout import FusionLayout, Slot, keys
 from alq_hvd.engine.options import Options
 from alq_hvd.errors import CallOrderError, ConfigurationError
 from alq_hvd.exchange.ledger import ring_bytes
+from alq_hvd.frontends.horovod.plain import for_sum
 from alq_hvd.frontends.horovod.probe import PROBE_BYTES, Probe, require_gradient
 from alq_hvd.frontends.horovod.tickets import Passed, Ticket
 from alq_hvd.planning.break_even import PLAIN
@@ -299,8 +300,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._aggregator.end_step()
 
     def _pass(self, tensor: Any) -> tuple[Any, Passed]:
-        """Leave a tensor to Horovod, which has no bfloat16: that travels as float32, which holds it exactly."""
-        wide = tensor.to(self._torch.float32) if tensor.dtype == self._torch.bfloat16 else tensor
+        """Leave a tensor to Horovod, in a type in which it can be added up."""
+        wide = for_sum(tensor, self.options.accumulator, self._size, self._rank == 0)
         self._outstanding += 1
         self._passed_elements += int(tensor.numel())
         self._ledger.sent(ring_bytes(self._size, wide.numel() * wide.element_size()))
