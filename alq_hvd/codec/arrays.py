@@ -94,6 +94,25 @@ class Arrays(Protocol):
         """Return their sum in new memory, float32, as codecs form it."""
         ...
 
+    def hold_back(self, values: Values, residual: Values) -> Values | None:
+        """Take out of ``residual`` what belongs to values that are exactly zero, and return it, zero elsewhere.
+
+        ``None`` stands for nothing.
+        """
+        ...
+
+    def overwrite(self, out: Values, values: Values) -> None:
+        """Copy float32 ``values`` of this memory over ``out``, as long."""
+        ...
+
+    def multiply(self, values: Values, factor: float) -> None:
+        """Multiply float32 ``values`` in place."""
+        ...
+
+    def is_finite(self, values: Values, stride: int) -> bool:
+        """Return whether every ``stride``-th value is finite, the first one among them; this waits for a device."""
+        ...
+
     def room_for_sum(self, values: Values) -> Values:
         """Return float32[len(values)] to be overwritten: ``values``, which nobody needs any more, where they fit."""
         ...
@@ -143,6 +162,27 @@ class HostArrays:
     def plus(self, values: FloatArray, residual: FloatArray) -> FloatArray:
         """Add in float32."""
         return values + residual
+
+    def hold_back(self, values: FloatArray, residual: FloatArray) -> FloatArray | None:
+        """Compare once; where no value is zero that is all."""
+        zero = values == 0
+        if not zero.any():
+            return None
+        held = np.where(zero, residual, np.float32(0))
+        residual -= held
+        return held
+
+    def overwrite(self, out: FloatArray, values: FloatArray) -> None:
+        """Copy them."""
+        out[:] = values
+
+    def multiply(self, values: FloatArray, factor: float) -> None:
+        """Multiply in float32."""
+        values *= np.float32(factor)
+
+    def is_finite(self, values: FloatArray, stride: int) -> bool:
+        """Look at them."""
+        return bool(np.isfinite(values[::stride]).all())
 
     def room_for_sum(self, values: FloatArray) -> FloatArray:
         """Return ``values``."""

@@ -81,6 +81,28 @@ class DeviceArrays:
         self.order.enter(*_tensors(values), residual)
         return self._flat(values) + residual
 
+    def hold_back(self, values: Parts | Tensor, residual: Tensor) -> Tensor:
+        """Hold back whatever there is: nothing waits to find out whether that is nothing."""
+        self.order.enter()
+        held = backends.torch().where(self._flat(values) == 0, residual, 0)
+        residual -= held
+        return held
+
+    def overwrite(self, out: Tensor, values: Tensor) -> None:
+        """Copy them on the device."""
+        self.order.enter()
+        out.copy_(values)
+
+    def multiply(self, values: Tensor, factor: float) -> None:
+        """Multiply on the device."""
+        self.order.enter()
+        values.mul_(factor)
+
+    def is_finite(self, values: Parts | Tensor, stride: int) -> bool:
+        """Look at them."""
+        self.order.enter()
+        return bool(self._flat(values)[::stride].isfinite().all())
+
     def room_for_sum(self, values: Parts | Tensor) -> Tensor:
         """Return new memory: values may be 16-bit floats, in several places."""
         torch = backends.torch()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -10,21 +9,20 @@ from typing import Any
 
 from alq_hvd.codec.base import Codec, Values
 from alq_hvd.communicator.base import Communicator
-from alq_hvd.engine.adaptation.shot import AdaptiveShot
 from alq_hvd.engine.adaptation.shots import AdaptiveShots
 from alq_hvd.engine.chosen_exchange import ChosenExchange
+from alq_hvd.engine.error_feedback import ErrorFeedback, LossScale
 from alq_hvd.engine.options import Options
 from alq_hvd.errors import StateError, WireFormatError
 from alq_hvd.exchange.base import Shot, Task
 from alq_hvd.exchange.in_flight import GroupsInFlight
 from alq_hvd.exchange.ledger import Ledger
-from alq_hvd.exchange.residuals import Owner, Residuals
+from alq_hvd.exchange.residuals import Owner
 from alq_hvd.exchange.trial import Stock
 from alq_hvd.planning.break_even import Decision
 
 STATE_VERSION = 4
 _NO_GROUP = -1
-_logger = logging.getLogger(__name__)
 
 
 class Aggregator:
@@ -38,19 +36,28 @@ class Aggregator:
         options: shared by all ranks.
         codec: turns groups into records, but for those that are started with another one.
         sampled: levels are fitted to what ``sample`` is given, not to the gradients of the scheduled step.
+        loss_scale: returns by what the open step's gradients are multiplied, for error feedback; ``None`` where nobody
+            says.
 
     Attributes:
         shots: the quantised hops with their levels.
         exchange: how groups travel, and what was decided about it.
     """
 
-    def __init__(self, options: Options, codec: Codec, *, sampled: bool = False) -> None:
+    def __init__(
+        self,
+        options: Options,
+        codec: Codec,
+        *,
+        sampled: bool = False,
+        loss_scale: LossScale | None = None,
+    ) -> None:
         self._options = options
         self._codec = codec
         self.ledger = Ledger()
         self.step = 0
         self.exchange = ChosenExchange(options)
-        self._residuals = Residuals() if options.error_feedback else None
+        self._feedback = ErrorFeedback(options.error_feedback, loss_scale)
         self.shots = AdaptiveShots(options, self.exchange, self.ledger, sampled=sampled)
         self.disconnect()
 
@@ -62,6 +69,7 @@ class Aggregator:
         self.exchange.disconnect()
         self._in_flight = GroupsInFlight(self.ledger)
         self._used: list[Codec] = []  # in the open step
+        self._open: list[tuple[Codec, Values]] = []  # groups of that step
         self.shots.forget()
 
     def connect(self, communicator: Communicator, control: Communicator) -> None:
@@ -78,10 +86,11 @@ class Aggregator:
         """Say, by a number, which fusion groups the chosen exchange will get: residuals of others are of no use."""
         assert self._communicator is not None
         self._owner = Owner(self._communicator.rank, self._communicator.size, plan, self.exchange.name)
-        if self._residuals is not None:
+        residuals = self._feedback.residuals
+        if residuals is not None:
             for shot in self.shots.all:
-                shot.is_measured &= self._residuals.owner == self._owner
-            self._residuals.belong_to(self._owner)
+                shot.is_measured &= residuals.owner == self._owner
+            residuals.belong_to(self._owner)
 
     def settle(self, groups: Sequence[int], stock: Stock, codec: Codec | None = None) -> Decision:
         """Choose the exchange by time; see ``ChosenExchange.settle``.
@@ -117,6 +126,9 @@ class Aggregator:
             codec: of this group; the one given to ``Aggregator`` when ``None``.
         """
         codec = codec or self._codec
+        if not self._open:
+            self._feedback.begin_step()
+        self._open.append((codec, values))
         if codec not in self._used:
             self._used.append(codec)
         task = self._task(f"group{group}", group, codec)
@@ -157,31 +169,22 @@ class Aggregator:
             except WireFormatError as damage:
                 assert self._communicator is not None
                 raise WireFormatError(f"rank {self._communicator.rank}, step {self.step}: {damage}") from damage
-        self._used = []
         changed = self.shots.end_step(self._control, self.step)
-        if self._residuals is not None:
-            for shot in changed:
-                self._pause_or_resume(shot)
         if self._communicator is not None:
-            self.shots.warn(self._communicator.rank, self.step, of_loss=self._residuals is None)
+            rank = self._communicator.rank
+            self._feedback.end_step(self._open, self._options.bucket_size, changed, rank, self.step)
+            self.shots.warn(rank, self.step, of_loss=self._feedback.residuals is None)
+        self._used, self._open = [], []
         self.ledger.end_step()
         self.step += 1
 
-    def _pause_or_resume(self, shot: AdaptiveShot) -> None:
-        """Drop residuals that would grow from step to step, and say so."""
-        assert self._communicator is not None and self._residuals is not None
-        where = (self._communicator.rank, self.step, shot.index + 1, shot.relative_variance)
-        if shot.contracts:
-            _logger.info("rank %d, step %d: error feedback goes on: records of shot %d lose %.3g of what they carry",
-                         *where)  # fmt: skip
-            return
-        self._residuals.drop(shot.index)
-        _logger.warning(
-            "rank %d, step %d: error feedback pauses: expected records that lose less than they carry, those of shot "
-            "%d lose %.3g times as much (relative variance), and residuals would grow from step to step. Take more "
-            "bits, rotate=True, or a smaller bucket_size",
-            *where,
-        )
+    def scale_changed(self, old: float, new: float) -> None:
+        """Say, between steps, that gradients are multiplied by ``new`` instead of by ``old`` from now on.
+
+        Raises:
+            ConfigurationError: they are not positive.
+        """
+        self._feedback.scale_changed(old, new)
 
     def _task(self, name: str, group: int, codec: Codec) -> Task:
         assert self._communicator is not None
@@ -197,7 +200,7 @@ class Aggregator:
             seed=self._options.seed,
             step=self.step,
             group=group,
-            residuals=self._residuals,
+            residuals=self._feedback.residuals,
             direct=self._options.device_records,
         )
 
@@ -227,7 +230,7 @@ class Aggregator:
             "later_shots": later,
             "break_even": self.exchange.remembered,
             "bytes_total": self.ledger.bytes_total,
-            "residuals": self._residuals and self._residuals.state_dict(),
+            "residuals": self._feedback.state_dict(),
         }
 
     @property
@@ -247,17 +250,12 @@ class Aggregator:
             for name, own in self._identity.items():
                 if state[name] != own:
                     raise StateError(f"{name}: expected {own!r}, got a state with {state[name]!r}")
-            residuals = self._residuals and Residuals.from_state_dict(state["residuals"])
+            residuals = state["residuals"]
             # A state of an all-gather has no later shot, and a run that goes on with one needs none.
             for shot, saved in zip(self.shots.all, [state, *state["later_shots"]], strict=False):
                 shot.load_state_dict(saved)
             self.step, self.exchange.remembered = int(state["step"]), state["break_even"]
             self.ledger.bytes_total = int(state["bytes_total"])
-            if residuals is not None:
-                self._residuals = residuals
-                for paused in (shot for shot in self.shots.all if not shot.contracts):
-                    residuals.drop(paused.index)
-                if self._owner is not None:
-                    residuals.belong_to(self._owner)
+            self._feedback.load_state_dict(residuals, self.shots.all, self._owner)
         except (KeyError, TypeError) as error:
             raise StateError(f"expected the result of state_dict(), got one without {error}") from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from alq_hvd.codec.base import Bytes, Codec, Values
@@ -95,8 +96,11 @@ class Task:
         if self.residuals is not None and self.shots[shot].contracts:
             start = self.first_element + element
             residual = self.residuals.of(self.group, shot, start, len(values), arrays)
-        seen = values if residual is None or self.observe is None else arrays.plus(values, residual)
-        return Hop(self, shot, values, element, residual, seen)
+        hop = Hop(self, shot, values, element, residual, values)
+        if residual is None or self.observe is None:
+            return hop
+        with hop.holding_back(values, residual):
+            return replace(hop, seen=arrays.plus(values, residual))
 
     def is_unseen(self, shot: int) -> bool:
         """Return whether nobody but the codec needs the values of ``shot``."""
@@ -134,16 +138,27 @@ class Hop:
     def encode(self, start: int = 0, stop: int | None = None) -> Bytes:
         """Return this rank's record of the values from ``start`` up to ``stop``, on bucket boundaries."""
         task, part = self.task, slice(start, len(self.values) if stop is None else stop)
-        values = self.values[part]
-        with task.ledger.timed("encode"):
+        values, residual = self.values[part], None if self.residual is None else self.residual[part]
+        with task.ledger.timed("encode"), self.holding_back(values, residual):
             return task.codec.encode(
                 values,
                 task.layout(self.shot, len(values)),
                 task.shots[self.shot].levels,
                 task.key(self.shot, self.element + start),
                 task.stamp(self.shot, task.communicator.rank),
-                None if self.residual is None else self.residual[part],
+                residual,
             )
+
+    @contextmanager
+    def holding_back(self, values: Values, residual: Values | None) -> Iterator[None]:
+        """Keep what is owed to values that are exactly zero, inside, for a step in which they are not.
+
+        What was frozen, masked or pruned, and a row of an embedding that nobody has seen, stay where they are.
+        """
+        held = None if residual is None else self.task.codec.arrays.hold_back(values, residual)
+        yield
+        if residual is not None and held is not None:
+            residual += held
 
     def observe(self) -> None:
         """Tell the observer, if there is one, once a collective is under way and time would pass anyway."""

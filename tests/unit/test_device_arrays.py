@@ -71,6 +71,25 @@ def test_bytes_sums_and_products_are_those_of_the_host(arrays: DeviceArrays, dty
     assert arrays.padded(padded, 512) is padded
 
 
+def test_residuals_are_held_back_copied_and_rescaled_as_on_the_host(arrays: DeviceArrays) -> None:
+    values, residual = numbers(90), numbers(90, 1)
+    values[[0, 7, 89]] = 0
+    there = torch.from_numpy(residual.copy())
+    held = HOST.hold_back(values, residual)
+    assert np.array_equal(arrays.hold_back(parts_of(values), there).numpy(), held)
+    assert np.array_equal(there.numpy(), residual) and held is not None and np.count_nonzero(held) == 3
+    assert HOST.hold_back(numbers(90), residual) is None
+    other = arrays.zeros(90)
+    arrays.overwrite(other, there)
+    arrays.multiply(other, 1 / 3)
+    HOST.multiply(residual, 1 / 3)
+    assert np.array_equal(other.numpy(), residual)
+    for bad, stride, finite in ((64, 64, False), (65, 64, True), (0, 100, False)):
+        values[:] = 1
+        values[bad] = np.nan
+        assert arrays.is_finite(parts_of(values), stride) is HOST.is_finite(values, stride) is finite
+
+
 def test_squares_are_those_of_the_host_and_none_of_what_is_not_finite(arrays: DeviceArrays) -> None:
     decoded, values = numbers(90), numbers(90, 1)
     assert arrays.error(torch.from_numpy(decoded), parts_of(values)) == pytest.approx(HOST.error(decoded, values))

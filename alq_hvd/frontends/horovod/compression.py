@@ -51,6 +51,7 @@ class Constructor:
         name: str = "alq_hvd",
         communicator: Communicator | None = None,
         sample_gradients: Sampler | None = None,
+        grad_scaler: Any = None,
     ) -> QuantisedCompressor:
         """Return a compressor to pass as ``hvd.DistributedOptimizer(compression=...)``.
 
@@ -60,6 +61,7 @@ class Constructor:
             process_set: the one given to the optimizer.
             communicator: replaces Horovod, for simulated worlds.
             sample_gradients: fit levels to extra minibatches, as the paper does; see ``QuantisedCompressor``.
+            grad_scaler: of mixed precision, beside error feedback; see ``QuantisedCompressor``.
 
         Raises:
             ConfigurationError: for an option out of range.
@@ -89,7 +91,9 @@ class Constructor:
             timeout=timeout,
             name=name,
         )
-        return QuantisedCompressor(options, named_parameters, process_set, communicator, sample_gradients)
+        return QuantisedCompressor(
+            options, named_parameters, process_set, communicator, sample_gradients, grad_scaler=grad_scaler
+        )
 
 
 class Compression:

@@ -58,6 +58,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             scheduled step; the paper draws ten minibatches for it. Called on every rank at the end of a scheduled
             step; use ``torch.autograd.grad``, which leaves ``parameter.grad`` and Horovod's hooks alone.
         codecs: replaces the codecs that the options name (devices that stand for GPUs in tests).
+        grad_scaler: the ``torch.amp.GradScaler`` of the training, for error feedback: residuals follow its scale, and
+            steps that it skips cost nothing.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         communicator: Communicator | None = None,
         sample_gradients: Sampler | None = None,
         codecs: Codecs | None = None,
+        grad_scaler: Any = None,
     ) -> None:
         if sample_gradients is not None and named_parameters is None:
             raise ConfigurationError("sample_gradients: expected named_parameters beside it, which name the gradients")
@@ -78,7 +81,12 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._keys = keys(named_parameters, options.min_elements, options.fusion_elements, self._codecs.place)
         self._process_set = process_set
         self._communicator = communicator
-        self._aggregator = Aggregator(options, self._codecs.host, sampled=sample_gradients is not None)
+        self._aggregator = Aggregator(
+            options,
+            self._codecs.host,
+            sampled=sample_gradients is not None,
+            loss_scale=None if grad_scaler is None else grad_scaler.get_scale,
+        )
         self._configuration = fingerprint({**options.shared(), "alq_hvd": __version__})
         self._torch = backends.torch()
         self._ledger = self._aggregator.ledger
@@ -185,6 +193,17 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         gradient = self._groups.take(slot)
         self._delivered()
         return gradient
+
+    def scale_changed(self, old: float, new: float) -> None:
+        """Say, between steps, that gradients are multiplied by ``new`` instead of by ``old`` from now on.
+
+        For error feedback with a scaler of your own; ``grad_scaler=`` asks one of PyTorch by itself. Call it on every
+        rank.
+
+        Raises:
+            ConfigurationError: the scales are not positive numbers.
+        """
+        self._aggregator.scale_changed(old, new)
 
     def metrics(self) -> dict[str, Any]:
         """Return what this rank counted so far, as plain values that json can write.
