@@ -22,6 +22,7 @@ COMMANDS = {
     "plan": "predict bytes, time and error of every exchange in a cluster, and recommend one",
     "report": "make one HTML page out of finished runs: throughput, efficiency, bytes, accuracy, levels",
     "sbatch": "render a Slurm batch script from options, and submit it",
+    "torchrun": "start the ranks of one node for a program of torch.distributed; run it once on every node",
 }
 """Subcommand -> one line of help. ``alq_hvd/cli/<subcommand>.py`` defines ``add_parser(subparsers)`` and ``run(args)``.
 

@@ -11,7 +11,16 @@ from pathlib import Path
 from alq_hvd.cli import Subparsers
 from alq_hvd.errors import AlqError, BackendUnavailable, ConfigurationError
 from alq_hvd.slurm.environments import Apptainer, Bare, Environment, Pyxis, Venv
-from alq_hvd.slurm.launchers import CPU_BIND_VALUES, GPU_BIND_VALUES, MPI_VALUES, Horovodrun, Launcher, Mpirun, Srun
+from alq_hvd.slurm.launchers import (
+    CPU_BIND_VALUES,
+    GPU_BIND_VALUES,
+    MPI_VALUES,
+    Horovodrun,
+    Launcher,
+    Mpirun,
+    Srun,
+    Torchrun,
+)
 from alq_hvd.slurm.network import NCCL_DEBUG_VALUES, Network
 from alq_hvd.slurm.options import DEFAULT_COMMAND, JobOptions
 from alq_hvd.slurm.render import render, render_sweep
@@ -21,6 +30,7 @@ LAUNCHERS: dict[str, Callable[[argparse.Namespace], Launcher]] = {
     "srun": lambda args: Srun(args.mpi, args.cpu_bind, args.gpu_bind),
     "mpirun": lambda args: Mpirun(),
     "horovodrun": lambda args: Horovodrun(),
+    "torchrun": lambda args: Torchrun(),
 }
 """Name on the command line -> constructor."""
 
@@ -72,7 +82,9 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     kind.add_argument("--pyxis", metavar="IMAGE", help="Enroot image or .sqsh file, started by srun with Pyxis")
     python.add_argument("--mount", action="append", default=[], metavar="SOURCE:TARGET", help="for images; repeatable")
     start = parser.add_argument_group("launcher")
-    start.add_argument("--launcher", choices=LAUNCHERS, default="srun", help="default: srun")
+    start.add_argument(
+        "--launcher", choices=LAUNCHERS, default="srun", help="default: srun; torchrun for torch.distributed"
+    )
     start.add_argument("--mpi", default="pmix", metavar="KIND", help=f"of srun: {', '.join(MPI_VALUES)}")
     start.add_argument("--cpu-bind", default="cores", metavar="KIND", help=f"of srun: {', '.join(CPU_BIND_VALUES)}")
     start.add_argument("--gpu-bind", default="none", metavar="KIND", help=f"of srun: {', '.join(GPU_BIND_VALUES)}")

@@ -34,6 +34,10 @@ class Launcher(Protocol):
         """Return the shell words before the program, one list a line of the script."""
         ...
 
+    def inside(self, ranks_per_node: int) -> list[str]:
+        """Return more words before the program, which stand inside the environment."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Srun:
@@ -80,6 +84,35 @@ class Srun:
         call = ["srun", "--export=ALL", f"--mpi={self.mpi}", "--kill-on-bad-exit=0", f"--wait={LAST_SECONDS}", *binding]
         return [call, *([options] if (options := environment.srun_options()) else [])]
 
+    def inside(self, ranks_per_node: int) -> list[str]:
+        """Return nothing."""
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class Torchrun:
+    """Let Slurm start one torchrun a node, for programs of torch.distributed."""
+
+    @property
+    def signal_to_script(self) -> bool:
+        """Return no: Slurm signals the ranks; ``alq-hvd torchrun`` beside them lets the signal pass."""
+        return False
+
+    def require_fit(self, environment: Environment) -> None:
+        """Accept every environment."""
+
+    def words(self, environment: Environment, ranks: int, gpus: bool, exported: Sequence[str]) -> list[list[str]]:
+        """Return the call: one task with the cores of all ranks of its node."""
+        cores = '--cpus-per-task="$((SLURM_CPUS_PER_TASK * SLURM_NTASKS_PER_NODE))"'
+        call = ["srun", "--export=ALL", "--mpi=none", "--kill-on-bad-exit=0", f"--wait={LAST_SECONDS}",
+                '--ntasks="$SLURM_JOB_NUM_NODES"', "--ntasks-per-node=1", cores, "--cpu-bind=none"]  # fmt: skip
+        return [call, *([options] if (options := environment.srun_options()) else [])]
+
+    def inside(self, ranks_per_node: int) -> list[str]:
+        """Return the call of ``alq-hvd torchrun``, whose nodes meet at the first one, at a port of the job's own."""
+        head = '"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p):$((20000 + SLURM_JOB_ID % 20000))"'
+        return ["alq-hvd", "torchrun", f"--ranks={ranks_per_node}", f"--endpoint={head}", "--"]
+
 
 @dataclass(frozen=True, slots=True)
 class Mpirun:
@@ -99,6 +132,10 @@ class Mpirun:
         exports = [word for name in ("PATH", *exported) for word in ("-x", name)]
         return [["mpirun", "-np", str(ranks), "--bind-to", "none", "--map-by", "slot"], exports]
 
+    def inside(self, ranks_per_node: int) -> list[str]:
+        """Return nothing."""
+        return []
+
 
 @dataclass(frozen=True, slots=True)
 class Horovodrun:
@@ -117,6 +154,10 @@ class Horovodrun:
         """Return the call; horovodrun hands the whole environment on by itself."""
         hosts = """"$(scontrol show hostnames | sed "s/$/:$SLURM_NTASKS_PER_NODE/" | paste -sd ,)\""""
         return [["horovodrun", "--mpi", "-np", str(ranks), "-H", hosts]]
+
+    def inside(self, ranks_per_node: int) -> list[str]:
+        """Return nothing."""
+        return []
 
 
 def _require_no_srun(name: str, environment: Environment) -> None:

@@ -46,6 +46,7 @@ class Network:
             if gpus:
                 # "=": this very name; NCCL otherwise takes a prefix, and eth1 would mean eth10 too.
                 chosen["NCCL_SOCKET_IFNAME"] = f"={self.interface}"
+            chosen["GLOO_SOCKET_IFNAME"] = self.interface
             chosen["OMPI_MCA_oob_tcp_if_include"] = self.interface
             chosen["OMPI_MCA_btl_tcp_if_include"] = self.interface
         if self.adapters:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser.config import require_int
 from alq_hvd.slurm.environments import Bare, Environment
-from alq_hvd.slurm.launchers import Launcher, Srun
+from alq_hvd.slurm.launchers import Launcher, Srun, Torchrun
 from alq_hvd.slurm.network import Network
 
 DEFAULT_COMMAND = (
@@ -117,6 +117,10 @@ class JobOptions:
         self._check_resources()
         if not self.command:
             raise ConfigurationError("command: expected a program behind --, got nothing")
+        if isinstance(self.launcher, Torchrun) and self.command == DEFAULT_COMMAND:
+            raise ConfigurationError(
+                "command: expected a program of torch.distributed behind --, got the default, which is one of Horovod"
+            )
         if any("\n" in word or "\0" in word for word in self.command):
             raise ConfigurationError(f"command: expected words of one line each, got {list(self.command)!r}")
         self.launcher.require_fit(self.environment)

@@ -154,6 +154,8 @@ def _launch(options: JobOptions, first: Sequence[str] = (), last: Sequence[str] 
     lines[1:1] = [list(first)] if first else []
     if wrap := options.environment.wrap(gpus):
         lines.append(wrap)
+    if inside := options.launcher.inside(options.ranks_per_node):
+        lines.append(inside)
     program, arguments = _split(options.command)
     names = NAMES if options.array is None else {**NAMES, **ARRAY_NAMES}
     names = {**names, RUN_FOLDER: '"$run"'} if last else names

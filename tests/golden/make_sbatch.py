@@ -24,6 +24,10 @@ SCRIPTS = {
     "--mount /scratch:/data --adapters mlx5_0:1 mlx5_1:1 --nccl-debug INFO",
     "tests/golden/sbatch/mpirun.sbatch": "--nodes 4 --launcher mpirun --venv .venv --interface ib0 --adapters mlx5_0:1",
     "tests/golden/sbatch/horovodrun.sbatch": "--nodes 2 --launcher horovodrun --venv .venv",
+    "tests/golden/sbatch/torchrun.sbatch": "--nodes 4 --gpus-per-node 8 --launcher torchrun --venv .venv "
+    "--interface ib0 -- python train.py --checkpoint ckpt/%j",
+    "tests/golden/sbatch/torchrun-pyxis.sbatch": "--nodes 2 --launcher torchrun --array 0-3 "
+    "--pyxis 'nvcr.io#nvidia/pytorch:24.05-py3' -- python train.py --seed %a",
     "tests/golden/sbatch/scaling-pyxis.sbatch": "--scaling --nodes 3 --gpus-per-node 8 --pyxis 'my image.sqsh' "
     "--sizes 1 3 --method 'plain=--lr 0.1' --method 'ours=--lr 0.1 --bits 3' --runs 'sweeps/my sweep' "
     "-- python train.py --out %r --state %r/ckpt --name 'a b'",

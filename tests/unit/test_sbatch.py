@@ -82,6 +82,11 @@ def test_no_option_follows_the_first_command(path: Path) -> None:
         ("--mount /data:/data", "mount: expected --apptainer or --pyxis with it, got neither"),
         ("--launcher mpirun --pyxis a.sqsh", "launcher: expected srun, which alone can start Pyxis.*, got mpirun"),
         ("--launcher horovodrun --pyxis a.sqsh", "launcher: expected srun, .*got horovodrun"),
+        ("--launcher torchrun", "command: expected a program of torch.distributed behind --, got the default"),
+        (
+            "--launcher torchrun --scaling -- python a.py %r",
+            "launcher: expected srun, which alone starts ranks on a part",
+        ),
         ("--array many", "array: expected indices such as 0-9, .*got 'many'"),
         ("--array 0-3,", "array: expected indices such as 0-9"),
         ("--array 3-1", "array: expected indices that rise, .*got '3-1'"),
