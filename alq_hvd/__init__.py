@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from alq_hvd import errors
+from alq_hvd import errors, log
 from alq_hvd.errors import AlqError
 from alq_hvd.version import __version__
 
@@ -36,5 +36,6 @@ def __getattr__(name: str) -> Any:
     if name == "weights":
         return import_module("alq_hvd.weights")
     if name in _LAZY:
+        log.start()
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'alq_hvd' has no attribute {name!r}")

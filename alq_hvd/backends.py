@@ -13,6 +13,8 @@ _REMEDIES = {
     "horovod": "run `make setup` in a checkout of alq_hvd, which builds Horovod 0.28.1 for the installed torch",
     "mpi4py": "install an MPI library, then pip install 'alq-hvd[mpi]'",
     "cupy": "pip install 'alq-hvd[cuda12]' or 'alq-hvd[cuda13]', to match the CUDA driver",
+    "prometheus_client": "pip install 'alq-hvd[monitoring]'",
+    "tensorboard": "pip install 'alq-hvd[monitoring]'",
     "jinja2": "pip install 'alq-hvd[report]'",
     "matplotlib": "pip install 'alq-hvd[report]'",
     "alq_hvd.checkpoint._shield": "run `make setup` in a checkout of alq_hvd, or pip install --force-reinstall alq-hvd",

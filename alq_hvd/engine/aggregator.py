@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+from alq_hvd import log
 from alq_hvd.codec.base import Codec, Values
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.engine.adaptation.shots import AdaptiveShots
@@ -177,6 +178,7 @@ class Aggregator:
         self._used, self._open = [], []
         self.ledger.end_step()
         self.step += 1
+        log.at_step(self.step)
 
     def scale_changed(self, old: float, new: float) -> None:
         """Say, between steps, that gradients are multiplied by ``new`` instead of by ``old`` from now on.

@@ -12,7 +12,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "alq_hvd"
 LAYERS = (
     {"errors", "version"},
-    {"backends", "machine"},
+    {"backends", "log", "machine"},
     {"quantiser"},
     {"accumulation"},
     {"codec", "communicator", "planning"},
@@ -20,7 +20,7 @@ LAYERS = (
     {"engine"},
     {"checkpoint", "run_record"},
     {"frontends"},
-    {"slurm", "report"},
+    {"monitoring", "slurm", "report"},
     {"__init__", "cli"},
     {"__main__"},
 )
