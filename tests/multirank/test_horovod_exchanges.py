@@ -50,6 +50,12 @@ def test_quantised_sums_stay_near_fp32_but_are_not_it(outcome: list[dict[str, An
     assert 0 < np.abs(quantised - stock).max() < 0.2 * np.abs(stock).max()
 
 
+def test_collectives_in_pieces_are_those_in_one(outcome: list[dict[str, Any]]) -> None:
+    for case in ("two_shot", "allgather", "hierarchical"):
+        for rank in outcome:
+            assert rank[f"{case}_in_pieces"]["digest"] == rank[case]["digest"], case
+
+
 def test_both_shots_adapt_on_real_ranks(outcome: list[dict[str, Any]]) -> None:
     metrics = outcome[0]["two_shot"]["metrics"]
     assert metrics["exchange"] == "two_shot"
