@@ -22,6 +22,7 @@ from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.engine.aggregator import Aggregator
 from alq_hvd.engine.options import Options
+from alq_hvd.engine.transport import PlainTransport
 
 WAYS: dict[str, dict[str, Any]] = {
     "allgather 4": {"exchange": "allgather", "bits": 4},
@@ -66,7 +67,7 @@ def simulate(method: str, way: str, size: int, elements: int) -> dict[str, Any]:
 
     def program(ranks: LoopbackCommunicator) -> tuple[FloatArray | None, int]:
         aggregator = Aggregator(options, choose_codec("auto"))
-        aggregator.connect(ranks, ranks)
+        aggregator.connect(PlainTransport(ranks), ranks)
         for step in range(STEPS):
             aggregator.start(0, draw(ranks.rank, step, elements))
             mean = aggregator.result(0, 1 / size)

@@ -132,14 +132,14 @@ class CudaDevice:
     def upload(self, *arrays: np.ndarray) -> Tensor:
         """Return a copy on the device, through pinned memory: from other memory, copying would wait for the stream."""
         torch = backends.torch()
-        host = torch.empty(sum(array.nbytes for array in arrays), dtype=torch.uint8, pin_memory=True)
+        host = torch.empty(sum(array.nbytes for array in arrays), dtype=torch.uint8, device="cpu", pin_memory=True)
         np.concatenate([np.ascontiguousarray(array).view(np.uint8).reshape(-1) for array in arrays], out=host.numpy())
         return host.to(self.name, non_blocking=True)
 
     def download(self, tensors: Sequence[Tensor]) -> Download:
         """Start to copy ``tensors`` to pinned memory."""
         torch = backends.torch()
-        host = torch.empty(sum(tensor.numel() for tensor in tensors), dtype=torch.uint8, pin_memory=True)
+        host = torch.empty(sum(tensor.numel() for tensor in tensors), dtype=torch.uint8, device="cpu", pin_memory=True)
         for tensor, place in zip(tensors, host.split([tensor.numel() for tensor in tensors]), strict=True):
             place.copy_(tensor, non_blocking=True)
         copied = torch.cuda.Event()

@@ -79,20 +79,20 @@ class HorovodCommunicator:
     def start_allgather(self, payload: Tensor, name: str, collect: Callable[[list[Tensor]], Result]) -> Polled[Result]:
         """Start an all-gather of a tensor; ``collect`` makes the result of one tensor a rank."""
         handle = self._hvd.allgather_async(payload, name=name, process_set=self.process_set)
-        return self._pending(handle, f"allgather {name!r}", lambda joined: collect(self._equal_parts(joined)))
+        return self.pending(handle, f"allgather {name!r}", lambda joined: collect(self._equal_parts(joined)))
 
     def start_alltoall(
         self, joined: Tensor, lengths: Sequence[int], name: str, collect: Callable[[list[Tensor]], Result]
     ) -> Polled[Result]:
         """Start an all-to-all of ``lengths[r]`` bytes to each rank r; ``collect`` as in ``start_allgather``."""
-        splits = backends.torch().tensor(lengths, dtype=backends.torch().int32)
+        splits = backends.torch().tensor(lengths, dtype=backends.torch().int32, device="cpu")
         handle = self._hvd.alltoall_async(joined, splits=splits, name=name, process_set=self.process_set)
 
         def received(output: tuple[Tensor, Tensor]) -> Result:
             joined, lengths = output
             return collect(list(joined.split(lengths.tolist())))
 
-        return self._pending(handle, f"alltoall {name!r}", received)
+        return self.pending(handle, f"alltoall {name!r}", received)
 
     def gather(self, payload: Payload, root: int, name: str) -> Pending[list[Payload]]:
         """Give every rank's payload to ``root``: an all-to-all in which only the root receives."""
@@ -107,7 +107,7 @@ class HorovodCommunicator:
         handle = self._hvd.broadcast_async(
             _tensor(payload), self.world_ranks[root], name=name, process_set=self.process_set
         )
-        return self._pending(handle, f"broadcast {name!r}", _array)
+        return self.pending(handle, f"broadcast {name!r}", _array)
 
     def _equal_parts(self, joined: Tensor) -> list[Tensor]:
         if joined.numel() % self.size:
@@ -117,7 +117,8 @@ class HorovodCommunicator:
             )
         return list(joined.view(self.size, joined.numel() // self.size))
 
-    def _pending(self, handle: int, what: str, collect: Callable[[Any], Result]) -> Polled[Result]:
+    def pending(self, handle: int, what: str, collect: Callable[[Any], Result]) -> Polled[Result]:
+        """Return what waits for ``handle`` of an operation of Horovod, and makes a result of its output."""
         return Polled(
             ask=lambda: bool(self._hvd.poll(handle)),
             collect=lambda: collect(self._hvd.synchronize(handle)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -14,12 +16,13 @@ from alq_hvd.engine.adaptation.shots import AdaptiveShots
 from alq_hvd.engine.chosen_exchange import ChosenExchange
 from alq_hvd.engine.error_feedback import ErrorFeedback, LossScale
 from alq_hvd.engine.options import Options
+from alq_hvd.engine.transport import Transport
 from alq_hvd.errors import StateError, WireFormatError
 from alq_hvd.exchange.base import Shot, Task
 from alq_hvd.exchange.in_flight import GroupsInFlight
 from alq_hvd.exchange.ledger import Ledger
+from alq_hvd.exchange.plain import PlainAllreduce
 from alq_hvd.exchange.residuals import Owner
-from alq_hvd.exchange.trial import Stock
 from alq_hvd.planning.break_even import Decision
 
 STATE_VERSION = 4
@@ -69,23 +72,25 @@ class Aggregator:
         self._owner: Owner | None = None
         self.exchange.disconnect()
         self._in_flight = GroupsInFlight(self.ledger)
+        self._signature = 0
         self._used: list[Codec] = []  # in the open step
         self._open: list[tuple[Codec, Values]] = []  # groups of that step
         self.shots.forget()
 
-    def connect(self, communicator: Communicator, control: Communicator) -> None:
-        """Join the world that ``communicator`` reaches, as after ``disconnect``.
+    def connect(self, transport: Transport, control: Communicator) -> None:
+        """Join the world that ``transport`` reaches, as after ``disconnect``.
 
         Args:
-            communicator: carries the records.
+            transport: carries the records.
             control: carries statistics and levels; may be the same.
         """
-        self._communicator, self._control = communicator, control
-        self.exchange.connect(communicator)
+        self._communicator, self._control = transport.gradients, control
+        self.exchange.connect(transport)
 
     def lay_out(self, plan: int) -> None:
         """Say, by a number, which fusion groups the chosen exchange will get: residuals of others are of no use."""
         assert self._communicator is not None
+        self._signature = plan
         self._owner = Owner(self._communicator.rank, self._communicator.size, plan, self.exchange.name)
         residuals = self._feedback.residuals
         if residuals is not None:
@@ -93,15 +98,15 @@ class Aggregator:
                 shot.is_measured &= residuals.owner == self._owner
             residuals.belong_to(self._owner)
 
-    def settle(self, groups: Sequence[int], stock: Stock, codec: Codec | None = None) -> Decision:
-        """Choose the exchange by time; see ``ChosenExchange.settle``.
+    def choose_by_time(self, groups: Sequence[int], plain: PlainAllreduce, codec: Codec | None = None) -> Decision:
+        """Choose the exchange by time; see ``ChosenExchange.choose_by_time``.
 
         Args:
             groups: elements of each fusion group of a step.
-            stock: plain Horovod.
+            plain: the host's all-reduce.
             codec: to measure with; the one given to ``Aggregator`` when ``None``.
         """
-        return self.exchange.settle(self._task("trial", _NO_GROUP, codec or self._codec), groups, stock)
+        return self.exchange.choose_by_time(self._task("trial", _NO_GROUP, codec or self._codec), groups, plain)
 
     @property
     def levels_fingerprint(self) -> int:
@@ -157,6 +162,15 @@ class Aggregator:
         with self.ledger.timed("adapt"):
             self.shots.all[0].gather(codec or self._codec, values)
 
+    def end_exact_step(self, *, counted: bool) -> None:
+        """Close a step that was not quantised; when ``counted``, it is one of the training's steps.
+
+        A step that some rank has left out, as with ``hvd.join()``, does not count: those ranks are where they were.
+        """
+        self.ledger.end_step()
+        self.step += counted
+        log.at_step(self.step)
+
     def end_step(self) -> None:
         """Close the step; at a scheduled one fit the levels of the next, together with all ranks.
 
@@ -204,6 +218,7 @@ class Aggregator:
             group=group,
             residuals=self._feedback.residuals,
             direct=self._options.device_records,
+            signature=zlib.crc32(struct.pack("<II", self._signature, group & 0xFFFFFFFF)),
         )
 
     def metrics(self) -> dict[str, Any]:

@@ -11,15 +11,17 @@ from alq_hvd.accumulation.plan import plan_inside_node
 from alq_hvd.accumulation.types import AUTO as PLANNED
 from alq_hvd.accumulation.types import TYPES
 from alq_hvd.codec.base import Values
-from alq_hvd.communicator.base import Communicator
-from alq_hvd.communicator.nodes import Nodes, nodes_of, useful_nodes
+from alq_hvd.communicator.nodes import Nodes
 from alq_hvd.engine.options import Options
+from alq_hvd.engine.transport import Transport
+from alq_hvd.errors import BackendUnavailable, ConfigurationError
 from alq_hvd.exchange.base import Exchange, ExchangeFunction, Task
 from alq_hvd.exchange.choice import AUTO, COLLECTIVES, FLAT, HIERARCHICAL, SHOTS, choose
 from alq_hvd.exchange.hierarchical import Hierarchical
 from alq_hvd.exchange.ledger import Ledger
+from alq_hvd.exchange.plain import PlainAllreduce
 from alq_hvd.exchange.residuals import Residuals
-from alq_hvd.exchange.trial import Stock, settle
+from alq_hvd.exchange.trial import decide_by_time
 from alq_hvd.planning.break_even import PLAIN, Decision
 
 _logger = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ class ChosenExchange:
 
     Attributes:
         name: of the exchange; ``""`` before ``connect``.
-        decision: of ``settle``; ``None`` before.
+        decision: of ``choose_by_time``; ``None`` before.
         remembered: the latest decision, of this world or of a loaded state, with the number of ranks that took it, as
             plain values.
     """
@@ -46,16 +48,16 @@ class ChosenExchange:
         """Leave the world; what is remembered stays."""
         self.name = ""
         self.decision: Decision | None = None
-        self._communicator: Communicator | None = None
+        self._transport: Transport | None = None
         self._function: ExchangeFunction | None = None
 
-    def connect(self, communicator: Communicator) -> None:
+    def connect(self, transport: Transport) -> None:
         """Take the exchange that the options name, or that sends the fewest bytes."""
-        options = self._options
-        self._communicator = communicator
+        options, communicator = self._options, transport.gradients
+        self._transport = transport
         self.name = choose(options.exchange, communicator.size, options.bits_of_shots, options.bucket_size)
         if self.name == HIERARCHICAL:
-            nodes = nodes_of(communicator, options.ranks_per_node, f"{options.name}.nodes")
+            nodes = transport.nodes(options.ranks_per_node, f"{options.name}.nodes")
             self._function = self._on(nodes, communicator.rank)
         else:
             self._function = FLAT[self.name]
@@ -75,17 +77,17 @@ class ChosenExchange:
         assert self._function is not None
         return self._function(values, task)
 
-    def settle(self, task: Task, groups: Sequence[int], stock: Stock) -> Decision:
-        """Time plain Horovod and the exchanges that the options allow, and use what the leader decides.
+    def choose_by_time(self, task: Task, groups: Sequence[int], plain: PlainAllreduce) -> Decision:
+        """Time the plain all-reduce and the exchanges that the options allow, and use what the leader decides.
 
         A decision that as many ranks remember is taken again: a resumed run is the same run.
 
-        All ranks must agree on: the task, but for its rank; groups; ``remembered``. See ``exchange.trial.settle``.
+        All ranks must agree on: the task, but for its rank; groups; ``remembered``. See ``exchange.trial``.
 
         Args:
             task: codec and levels to measure with.
             groups: elements of each fusion group of a step.
-            stock: plain Horovod.
+            plain: the host's all-reduce.
         """
         exchanges, size, known = self._candidates(), task.communicator.size, self.remembered
         if known is not None and known["ranks"] == size and known["choice"] in (PLAIN, *exchanges):
@@ -93,7 +95,7 @@ class ChosenExchange:
         else:
             residuals = None if task.residuals is None else Residuals()
             aside = replace(task, ledger=Ledger(), observe=None, residuals=residuals)
-            decision = settle(aside, exchanges, groups, stock)
+            decision = decide_by_time(aside, exchanges, groups, plain)
         self.decision, self.remembered = decision, {"ranks": size, **decision.as_json()}
         if decision.choice != PLAIN:
             self.name, self._function = decision.choice, exchanges[decision.choice]
@@ -106,12 +108,12 @@ class ChosenExchange:
     def _candidates(self) -> Mapping[str, ExchangeFunction]:
         """Return the exchanges that the options allow and this world can do, the same on every rank."""
         assert self._function is not None
-        assert self._communicator is not None
+        assert self._transport is not None
         options = self._options
         if options.exchange != AUTO:
             return {self.name: self._function}
-        nodes = useful_nodes(self._communicator, options.ranks_per_node, f"{options.name}.nodes")
-        return FLAT if nodes is None else {**FLAT, HIERARCHICAL: self._on(nodes, self._communicator.rank)}
+        nodes = _useful_nodes(self._transport, options.ranks_per_node, f"{options.name}.nodes")
+        return FLAT if nodes is None else {**FLAT, HIERARCHICAL: self._on(nodes, self._transport.gradients.rank)}
 
     def _on(self, nodes: Nodes, rank: int) -> Hierarchical:
         """Return the hierarchical exchange, which adds up in the type that the options name or that suits a node."""
@@ -124,3 +126,15 @@ class ChosenExchange:
             _logger.log(level, "sums of %d ranks inside a node are kept in %s: %s", nodes.inside.size, plan.dtype,
                         plan.problem or plan.reason)  # fmt: skip
         return Hierarchical(nodes, TYPES[plan.dtype])
+
+
+def _useful_nodes(transport: Transport, ranks_per_node: int | None, name: str) -> Nodes | None:
+    """Return this rank's place if ``hierarchical`` is possible and more than a flat exchange, the same on every rank.
+
+    ``None``: one rank a node, one node, nodes that differ, or a host that can not reach them apart.
+    """
+    try:
+        nodes = transport.nodes(ranks_per_node, name)
+    except (ConfigurationError, BackendUnavailable):
+        return None
+    return nodes if nodes.inside.size > 1 and nodes.across.size > 1 else None

@@ -22,12 +22,13 @@ class FusionGroups:
     Args:
         layout: where each gradient goes; agreed by all ranks.
         codecs: give each group the codec of the place where its gradients live.
+        overwrites: gradients are overwritten with their sums; else they stay as they are, and sums are new tensors.
     """
 
-    def __init__(self, layout: FusionLayout, codecs: Codecs) -> None:
+    def __init__(self, layout: FusionLayout, codecs: Codecs, *, overwrites: bool = True) -> None:
         self.layout = layout
         self._groups: list[FusionGroup] = [
-            HostGroup(codecs.host, elements) if place is None else DeviceGroup(codecs.on(place))
+            HostGroup(codecs.host, elements, overwrites) if place is None else DeviceGroup(codecs.on(place), overwrites)
             for elements, place in zip(layout.group_elements, layout.group_places, strict=True)
         ]
         self._filled: list[set[int]] = [set() for _ in layout.group_elements]
@@ -51,8 +52,8 @@ class FusionGroups:
         filled, group = self._filled[slot.group], self._groups[slot.group]
         if slot.index in filled:
             raise CallOrderError(
-                f"gradient {slot.name} was handed over twice in one step. Give every optimizer its own "
-                "alq_hvd.Compression, and call optimizer.step() or synchronize() once a step"
+                f"gradient {slot.name} was handed over twice in one step: expected each once. Give every optimizer its "
+                "own compression"
             )
         if gradient is None:
             group.put_zeros(slot)
@@ -104,8 +105,8 @@ def require_all(slots: list[Slot], expected: int, rank: int, step: int) -> None:
         shown = ", ".join(slot.name for slot in slots[:5]) + (" ..." if len(slots) > 5 else "")
         raise CallOrderError(
             f"rank {rank}, step {step}: expected {expected} gradients before the first result is fetched, "
-            f"{len(slots)} are missing: {shown}. Pass to alq_hvd.Compression exactly the parameters that this "
-            "optimizer reduces, and fetch results with optimizer.synchronize() or step()"
+            f"{len(slots)} are missing: {shown}. Name exactly the parameters that are reduced together, and fetch "
+            "results once all of them have been handed over"
         )
 
 

@@ -47,12 +47,14 @@ class HostGroup:
     Args:
         codec: a codec of the host.
         elements: of the group.
+        overwrites: sums are written over the gradients.
     """
 
-    def __init__(self, codec: Codec, elements: int) -> None:
+    def __init__(self, codec: Codec, elements: int, overwrites: bool = True) -> None:
         torch = backends.torch()
         self.codec = codec
-        self._buffer = torch.empty(elements, dtype=torch.float32)
+        self._overwrites = overwrites
+        self._buffer = torch.empty(elements, dtype=torch.float32, device="cpu")
         self._gradients: dict[int, Any] = {}
 
     def put(self, slot: Slot, gradient: Any) -> None:
@@ -70,8 +72,11 @@ class HostGroup:
         return array
 
     def take(self, slot: Slot) -> Any:
-        """Copy the sum into the gradient."""
-        return _written(self._gradients[slot.index], self._part(slot))
+        """Copy the sum into the gradient, or into a tensor like it."""
+        gradient = self._gradients[slot.index]
+        if self._overwrites:
+            return _written(gradient, self._part(slot))
+        return self._part(slot).reshape(gradient.shape).to(device=gradient.device, dtype=gradient.dtype, copy=True)
 
     def clear(self) -> None:
         """Forget the gradients; the buffer stays."""
@@ -91,19 +96,21 @@ class DeviceGroup:
         codec: of the device on which all gradients of the group are.
     """
 
-    def __init__(self, codec: CudaCodec) -> None:
+    def __init__(self, codec: CudaCodec, overwrites: bool = True) -> None:
         self.codec = codec
+        self._overwrites = overwrites
         self._gradients: dict[int, tuple[Slot, Any]] = {}
         self._flat: dict[int, Any] = {}
 
     def put(self, slot: Slot, gradient: Any) -> None:
         """Remember the gradient, and the stream that makes it."""
         self.codec.order.enter()
-        self._gradients[slot.index] = slot, gradient
+        self._gradients[slot.index] = slot, gradient if self._overwrites else gradient.detach().clone()
 
     def put_zeros(self, slot: Slot) -> None:
         """Make zeros on the device."""
-        self.put(slot, backends.torch().zeros(slot.elements, device=self.codec.device.name))
+        torch = backends.torch()
+        self.put(slot, torch.zeros(slot.elements, dtype=torch.float32, device=self.codec.device.name))
 
     def values(self) -> Parts:
         """Return the gradients, in the order of the plan."""

@@ -10,22 +10,22 @@ from alq_hvd.communicator.base import Communicator, allgather_bytes
 from alq_hvd.errors import ConfigurationMismatch
 from alq_hvd.quantiser import record
 
-MPI_LEVELS = "levels_over_mpi"
+OWN_CHANNEL = "levels_over_own_channel"
 
 
 def agree_on_configuration(communicator: Communicator, own: dict[str, Any], name: str) -> dict[str, Any]:
     """Exchange what each rank was started with, and return what they share.
 
     Every rank learns of every difference, so all of them stop with the same message, which names the option, both
-    values and both ranks. ``MPI_LEVELS`` is no demand but an ability: it becomes true when every rank has it.
+    values and both ranks. ``OWN_CHANNEL`` is no demand but an ability: it becomes true when every rank has it.
 
     Raises:
         ConfigurationMismatch: when anything else differs.
     """
     mine = {"wire_format": record.VERSION, "world_size": communicator.size, **own}
-    gathered = allgather_bytes(communicator, json.dumps(mine, sort_keys=True, default=str).encode(), name)
+    gathered = allgather_bytes(communicator, json.dumps(mine, default=str).encode(), name)
     everyone = [json.loads(raw) for raw in gathered]
-    abilities = [configuration.pop(MPI_LEVELS, False) for configuration in everyone]
+    abilities = [configuration.pop(OWN_CHANNEL, False) for configuration in everyone]
     for rank, configuration in enumerate(everyone):
         difference = _first_difference(everyone[0], configuration)
         if difference:
@@ -35,7 +35,7 @@ def agree_on_configuration(communicator: Communicator, own: dict[str, Any], name
                 "start every rank with the same options, model and version of alq_hvd, and load the same state on "
                 "every rank, for example with hvd.elastic.TorchState(compression=...)"
             )
-    return {**everyone[0], MPI_LEVELS: all(abilities)}
+    return {**everyone[0], OWN_CHANNEL: all(abilities)}
 
 
 def fingerprint(shared: dict[str, Any]) -> int:
@@ -45,7 +45,7 @@ def fingerprint(shared: dict[str, Any]) -> int:
 
 
 def _first_difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    for key in sorted(one.keys() | other.keys()):
+    for key in dict.fromkeys([*one, *other]):  # in the order given: what differs first explains the rest
         left, right = one.get(key, "nothing"), other.get(key, "nothing")
         if left == right:
             continue

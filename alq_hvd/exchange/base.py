@@ -56,6 +56,7 @@ class Task:
         first_element: index, within the fusion group, of the first of the values.
         residuals: of this rank, for error feedback; ``None`` without.
         direct: records of a device do not go by way of the host.
+        signature: 32 bits that tell whose gradients these are; every record carries them, mixed with the levels'.
     """
 
     codec: Codec
@@ -70,6 +71,7 @@ class Task:
     first_element: int = 0
     residuals: Residuals | None = None
     direct: bool = False
+    signature: int = 0
 
     @property
     def carrier(self) -> Carrier:
@@ -115,7 +117,7 @@ class Task:
 
     def stamp(self, shot: int, sender: int) -> Stamp:
         """Return what a record of ``sender`` must carry."""
-        return Stamp(self.shots[shot].levels.digest, self.step % 2**32, sender)
+        return Stamp(self.shots[shot].levels.digest ^ self.signature, self.step % 2**32, sender)
 
 
 @dataclass(frozen=True, slots=True)

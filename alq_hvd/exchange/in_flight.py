@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict, deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,17 @@ class InFlight:
         self._started = 0
         self._resume(None)
 
-    def advance(self) -> None:
-        """Move past every collective that has arrived, without waiting."""
-        while self._pending is not None and self._pending.done():
-            self._resume(self._pending.wait())
+    def step(self) -> bool:
+        """Move past one collective if it has arrived, without waiting; return whether it had."""
+        if self._pending is None or not self._pending.done():
+            return False
+        self._resume(self._pending.wait())
+        return True
+
+    @property
+    def travels(self) -> bool:
+        """Return whether a collective is under way."""
+        return self._pending is not None
 
     def reach(self, collectives: int) -> None:
         """Wait until this many collectives have arrived, so that the next one is on its way."""
@@ -68,6 +76,9 @@ class _Group:
 class GroupsInFlight:
     """Drive the exchanges of all fusion groups of a step.
 
+    Collectives complete much in the order in which they were started, so that only the oldest of each stage is asked:
+    the work of a step grows with the number of groups, not with a power of it.
+
     Args:
         ledger: takes the seconds.
     """
@@ -75,15 +86,23 @@ class GroupsInFlight:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._groups: dict[int, _Group] = {}
+        self._stages: defaultdict[int, deque[InFlight]] = defaultdict(deque)  # by collectives that have arrived
+        self._settled = False
 
     def start(self, group: int, exchange: Exchange, values: Values) -> None:
         """Start the exchange of ``group``; its result will be written over ``values``."""
         self._groups[group] = _Group(InFlight(exchange, self._ledger), values)
+        self._stages[0].append(self._groups[group].exchange)
+        self._settled = False
 
     def advance(self) -> None:
-        """Move every group forward whose collective has arrived, without waiting."""
-        for group in self._groups.values():
-            group.exchange.advance()
+        """Move groups forward whose collective has arrived, without waiting."""
+        for stage in range(len(self._stages)):
+            waiting = self._stages[stage]
+            while waiting and (waiting[0].step() or not waiting[0].travels):
+                moved = waiting.popleft()
+                if moved.travels:
+                    self._stages[stage + 1].append(moved)
 
     def finish(self, group: int, scale: float, collectives: int) -> Values:
         """Wait for ``group``, and return its values, where ``scale`` times the sum now is.
@@ -92,12 +111,19 @@ class GroupsInFlight:
         Ranks ask for results in different orders. A rank that waited for one group's sums while another rank waits for
         another group's would wait forever: neither would start what the other needs.
         """
-        for arrived in range(collectives):
-            for each in sorted(self._groups):
-                self._groups[each].exchange.reach(arrived)
-                self.advance()
-            for each in sorted(self._groups):
-                self._groups[each].exchange.start()
+        if not self._settled:
+            self._settle(collectives)
         finished = self._groups.pop(group)
         finished.exchange.finish(scale, finished.values)
         return finished.values
+
+    def _settle(self, collectives: int) -> None:
+        ordered = [self._groups[each].exchange for each in sorted(self._groups)]
+        for arrived in range(collectives):
+            for exchange in ordered:
+                exchange.reach(arrived)
+                self.advance()
+            for exchange in ordered:
+                exchange.start()
+        self._stages.clear()
+        self._settled = True

@@ -1,4 +1,4 @@
-"""Time plain Horovod and every exchange on this very link and codec, and let the leader decide for all."""
+"""Time the plain all-reduce and every exchange on this very link and codec, and let the leader decide for all."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from alq_hvd.codec.base import Values
+from alq_hvd.codec.base import Bytes, Values
 from alq_hvd.communicator.base import Communicator, broadcast_bytes
 from alq_hvd.exchange.base import ExchangeFunction, Task
 from alq_hvd.exchange.in_flight import InFlight
+from alq_hvd.exchange.plain import PlainAllreduce
 from alq_hvd.planning.break_even import HALF, PLAIN, Decision, Line, decide
 
 SIZES = (2**14, 2**19)
@@ -23,23 +24,17 @@ PASSES = 3
 """Times that every way is measured; the first warms up."""
 MORE_PASSES = 12
 """Further times where that was quick: on a fast link the ways are close, and the machine's noise is large."""
-PATIENCE = 2.0
-"""Seconds that are quick."""
+QUICK = 2.0
+"""Seconds."""
 _LEADER = 0
 
 
-class Stock(Protocol):
-    """Be Horovod's own all-reduce."""
-
-    def __call__(self, values: Values, half: bool, name: str) -> None:
-        """Average ``values``, float32[elements], over the ranks, as float16 when ``half``; block until done."""
-        ...
-
-
-def settle(task: Task, exchanges: Mapping[str, ExchangeFunction], groups: Sequence[int], stock: Stock) -> Decision:
+def decide_by_time(
+    task: Task, exchanges: Mapping[str, ExchangeFunction], groups: Sequence[int], plain: PlainAllreduce
+) -> Decision:
     """Return how gradients travel from now on, the same on every rank; blocks for seconds on a slow link.
 
-    1. Every rank times plain Horovod in float32 and float16, and every exchange, each with a small and a large
+    1. Every rank times the plain all-reduce in float32 and float16, and every exchange, each with a small and a large
        message; the ways take turns, a few times, and more times where the leader finds that this was quick. 2. The
        leader draws lines through its best times, predicts a step, decides. 3. Broadcast of the decision.
 
@@ -49,26 +44,31 @@ def settle(task: Task, exchanges: Mapping[str, ExchangeFunction], groups: Sequen
         task: codec, communicator, levels; its name prefixes those of the collectives.
         exchanges: to choose from.
         groups: elements of each fusion group of a step.
-        stock: plain Horovod on the same ranks.
+        plain: the exact all-reduce of the same ranks.
     """
     rank = task.communicator.rank
     drawn = [np.random.default_rng(rank).standard_normal(elements).astype(np.float32) for elements in SIZES]
     values = [task.codec.arrays.copied(part) for part in drawn]
+    values_as_bytes = [task.codec.arrays.as_bytes(part) for part in values]
     runs: dict[str, list[Callable[[], object]]] = {
-        PLAIN: [partial(stock, part, False, f"{task.name}.fp32") for part in values],
-        HALF: [partial(stock, part, True, f"{task.name}.fp16") for part in values],
+        PLAIN: [_plain_run(plain, floats, False, f"{task.name}.fp32") for floats in values_as_bytes],
+        HALF: [_plain_run(plain, floats, True, f"{task.name}.fp16") for floats in values_as_bytes],
     }
     for name, exchange in exchanges.items():
         runs[name] = [_exchanger(exchange, replace(task, name=f"{task.name}.{name}"), part) for part in values]
     times: dict[str, list[list[float]]] = {name: [] for name in runs}
     began = time.perf_counter()
     _measure(runs, times, PASSES)
-    quick = time.perf_counter() - began < PATIENCE
+    quick = time.perf_counter() - began < QUICK
     if _announce({"quick": quick}, task.communicator, f"{task.name}.quick")["quick"]:
         _measure(runs, times, MORE_PASSES)
     lines = {name: _line(passes[1:]) for name, passes in times.items()}
     decided = decide(lines, groups)
     return Decision(**_announce(decided.as_json(), task.communicator, f"{task.name}.decision"))
+
+
+def _plain_run(plain: PlainAllreduce, floats: Bytes, half: bool, name: str) -> Callable[[], object]:
+    return lambda: plain.start(floats, half, name).wait()
 
 
 def _exchanger(exchange: ExchangeFunction, task: Task, values: Values) -> Callable[[], object]:

@@ -104,7 +104,7 @@ class Stamp:
     """Name the circumstances a record was encoded under, as its header carries them.
 
     Attributes:
-        levels_digest: ``Levels.digest`` of the table in force.
+        levels_digest: ``Levels.digest`` of the table in force, mixed with what tells whose gradients these are.
         step: training step, modulo 2**32.
         sender: rank that encoded the record.
     """
@@ -178,7 +178,8 @@ def verify(record: npt.NDArray[np.uint8], layout: RecordLayout, stamp: Stamp) ->
     for name, want, got in zip(Header._fields, expected, found, strict=True):
         if want != got:
             raise WireFormatError(
-                f"{sender}: expected {name} {want}, got {got}: start every rank with the same options"
+                f"{sender}: expected {name} {want}, got {got}: start every rank with the same options, and the "
+                "same parameters in the same order"
             )
     if record.size != layout.record_bytes:
         raise WireFormatError(

@@ -14,6 +14,7 @@ from alq_hvd.communicator.base import Payload, Pending
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.engine.aggregator import Aggregator
 from alq_hvd.engine.options import Options
+from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.exchange.base import ExchangeFunction, Shot, Task
 from alq_hvd.exchange.in_flight import InFlight
 from alq_hvd.exchange.ledger import Ledger
@@ -109,7 +110,7 @@ def aggregate(
 ) -> tuple[np.ndarray, Aggregator]:
     """Return the mean of the last of ``steps`` steps of one group over all ranks, and the aggregator."""
     aggregator = Aggregator(Options(**{"method": "qsgdinf", **options}), choose_codec("auto"))
-    aggregator.connect(ranks, ranks)
+    aggregator.connect(PlainTransport(ranks), ranks)
     for step in range(steps):
         aggregator.start(0, gradient(ranks.rank, elements, step=step, signal=signal))
         mean = aggregator.result(0, 1 / ranks.size)

@@ -15,8 +15,10 @@ from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.engine.aggregator import Aggregator
 from alq_hvd.engine.options import Options
+from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.errors import ConfigurationError, ConfigurationMismatch
 from alq_hvd.exchange import trial
+from alq_hvd.exchange.plain import GatheredAllreduce
 from alq_hvd.planning.break_even import MARGIN, PLAIN, Decision, Line, decide
 from tests.support.exchanging import gradient
 from tests.support.stand_in import reduce_gradients
@@ -60,14 +62,9 @@ def test_predictions_lean_towards_plain_horovod() -> None:
     assert decision.seconds == pytest.approx({"fp32": 0.011, "fp16": 0.021, "two_shot": 0.0701})
 
 
-def average_over(ranks: LoopbackCommunicator) -> Any:
+def average_over(ranks: LoopbackCommunicator) -> GatheredAllreduce:
     """Return a stand-in for Horovod's all-reduce."""
-
-    def stock(values: np.ndarray, half: bool, name: str) -> None:
-        payload = values.astype(np.float16 if half else np.float32).view(np.uint8)
-        ranks.allgather(payload, name).wait()
-
-    return stock
+    return GatheredAllreduce(ranks)
 
 
 def test_the_leader_decides_for_all() -> None:
@@ -75,8 +72,8 @@ def test_the_leader_decides_for_all() -> None:
 
     def program(ranks: LoopbackCommunicator) -> Decision:
         aggregator = Aggregator(Options(method="qsgdinf", bits=4), choose_codec("auto"))
-        aggregator.connect(ranks, ranks)
-        return aggregator.settle([5000, 300], average_over(ranks))
+        aggregator.connect(PlainTransport(ranks), ranks)
+        return aggregator.choose_by_time([5000, 300], average_over(ranks))
 
     decisions = LoopbackWorld(3).run(program)
     assert all(decision == decisions[0] for decision in decisions)
@@ -88,9 +85,9 @@ def test_measuring_leaves_no_trace_in_statistics_counters_and_random_numbers() -
     def program(ranks: LoopbackCommunicator, settle: bool) -> tuple[bytes, dict[str, Any]]:
         options = Options(method="alq", bits=4, exchange="two_shot", schedule=[0], bucket_size=64)
         aggregator = Aggregator(options, choose_codec("auto"))
-        aggregator.connect(ranks, ranks)
+        aggregator.connect(PlainTransport(ranks), ranks)
         if settle:
-            aggregator.settle([2000], average_over(ranks))
+            aggregator.choose_by_time([2000], average_over(ranks))
             assert aggregator.exchange.name == "two_shot"
         aggregator.start(0, gradient(ranks.rank, 2000))
         total = aggregator.result(0, 1.0)
@@ -109,7 +106,7 @@ def test_gradients_go_where_the_decision_says(
 ) -> None:
     predicted = {"fp32": 2.0, "two_shot": 3.0 if choice == PLAIN else 1.0}
     decided = Decision(choice, predicted)
-    monkeypatch.setattr("alq_hvd.engine.joining.stock_allreduce", average_over)
+    monkeypatch.setattr(PlainTransport, "plain", property(lambda transport: average_over(transport.gradients)))
     monkeypatch.setattr(trial, "decide", lambda lines, groups: decided)
     caplog.set_level(logging.INFO, "alq_hvd")
 
@@ -124,8 +121,7 @@ def test_gradients_go_where_the_decision_says(
             gradients = [(name, parameter.grad) for name, parameter in parameters.items()]
             mean = reduce_gradients(ranks, compression, gradients)["a"].numpy()
             exact = sum(gradient(rank, 2000, step=step) for rank in range(2)) * np.float32(0.5)
-            learning = not names and step == 0  # what was compressed before the plan was known is still delivered
-            assert np.array_equal(mean, exact) == (choice == PLAIN and not learning)
+            assert np.array_equal(mean, exact) == (choice == PLAIN)
         metrics: dict[str, Any] = compression.metrics()
         return metrics
 
@@ -146,8 +142,8 @@ def test_a_simulated_world_has_no_horovod_to_compare_with() -> None:
         compression = alq_hvd.Compression.alq(
             break_even=True, communicator=ranks, named_parameters=[("parameter", parameter)]
         )
-        with pytest.raises(ConfigurationError, match="break_even: expected ranks of Horovod.*LoopbackCommunicator"):
-            compression.compress(parameter.grad)
+        with pytest.raises(ConfigurationError, match="break_even: expected ranks with an all-reduce.*PlainTransport"):
+            reduce_gradients(ranks, compression, [("parameter", parameter.grad)])
 
     LoopbackWorld(2).run(program)
 
@@ -157,8 +153,8 @@ def settled(ranks: LoopbackCommunicator, state: dict[str, Any] | None = None) ->
     aggregator = Aggregator(Options(method="qsgdinf", bits=4), choose_codec("auto"))
     if state is not None:
         aggregator.load_state_dict(state)
-    aggregator.connect(ranks, ranks)
-    aggregator.settle([5000], average_over(ranks))
+    aggregator.connect(PlainTransport(ranks), ranks)
+    aggregator.choose_by_time([5000], average_over(ranks))
     return aggregator
 
 
@@ -191,7 +187,7 @@ def test_a_rank_that_alone_resumes_with_a_decision_is_named() -> None:
             state["break_even"] = {"ranks": 2, "choice": PLAIN, "seconds": {}}
         compression.load_state_dict(state)
         with pytest.raises(ConfigurationMismatch, match="break_even: rank 0 has None, rank 1 has"):
-            compression.compress(parameter.grad)
+            reduce_gradients(ranks, compression, [("parameter", parameter.grad)])
 
     LoopbackWorld(2).run(program)
 

@@ -22,11 +22,12 @@ from alq_hvd.engine.joining import agree_on_layout
 from alq_hvd.engine.layout import FusionLayout
 from alq_hvd.engine.options import Options
 from alq_hvd.errors import ConfigurationError, ConfigurationMismatch, UnsupportedTensor, WireFormatError
+from alq_hvd.frontends.horovod.transport import HorovodTransport
 from tests.support.device_training import compressor, gradients_of, network, train, weights
 from tests.support.emulated_device import EmulatedDevice, EmulatedDevices, needs_compiler
 from tests.support.exchanging import Watched
 from tests.support.grid import grid
-from tests.support.stand_in import fetch, send
+from tests.support.stand_in import fetch, reduce_gradients, send
 
 pytestmark = [needs_compiler, pytest.mark.timeout(300)]
 
@@ -126,7 +127,7 @@ def test_gradients_of_the_host_and_of_a_device_in_one_model() -> None:
 
     expected = run(2, on_host, fusion_elements=1000)
     for result, layout in LoopbackWorld(2).run(program):
-        assert layout == [["0.weight", 960, "group 0"], ["2.weight", 1200, "group 1"]]
+        assert layout == [["0.weight", 960, [40, 24], "group 0"], ["2.weight", 1200, [30, 40], "group 1"]]
         assert result == expected
 
 
@@ -166,6 +167,9 @@ def test_records_that_are_still_leaving_the_device_are_sent_while_the_backward_p
         watched = Watched(ranks)
         model = torch.nn.Sequential(*(torch.nn.Linear(20, 20) for _ in range(4)))
         compression = compressor(watched, model, EmulatedDevices(EmulatedDevice(polls=1)), fusion_elements=1)
+        gradients = gradients_of(model, lambda index: index)
+        reduce_gradients(ranks, compression, gradients)  # in which ranks have agreed on where gradients go
+        watched.started.clear()
         sent = []
         for layer in model:
             layer.weight.grad = torch.ones_like(layer.weight)
@@ -332,14 +336,15 @@ def test_records_of_gpus_need_a_horovod_with_nccl(monkeypatch: pytest.MonkeyPatc
     """Said before the first record is made: Horovod's own error names a type of tensor, and no remedy."""
     monkeypatch.setattr(backends.horovod(), "nccl_built", lambda: 0)
     layout, ranks = FusionLayout.build([("weight", 4)], 8, [Gpu()]), HorovodCommunicator(process_set=Everyone())
+    transport = HorovodTransport(ranks, "alq_hvd")
     options = Options(method="alq", bits=3, device_records=True)
     monkeypatch.setattr(joining, "agree_on_configuration", lambda communicator, own, name: own)
     with pytest.raises(ConfigurationError, match="device_records: expected a Horovod built with HOROVOD_GPU"):
-        agree_on_layout(options, layout, ranks, None)
+        agree_on_layout(options, layout, transport, None)
     monkeypatch.setattr(backends.horovod(), "nccl_built", lambda: 21801)
-    agree_on_layout(options, layout, ranks, None)
+    agree_on_layout(options, layout, transport, None)
     monkeypatch.setenv("HOROVOD_ENABLE_ASYNC_COMPLETION", "0")
-    agree_on_layout(options, layout, ranks, None)
+    agree_on_layout(options, layout, transport, None)
     monkeypatch.setenv("HOROVOD_ENABLE_ASYNC_COMPLETION", "1")
     with pytest.raises(ConfigurationError, match="got HOROVOD_ENABLE_ASYNC_COMPLETION=1, where .* unset it, or go"):
-        agree_on_layout(options, layout, ranks, None)
+        agree_on_layout(options, layout, transport, None)

@@ -16,6 +16,7 @@ from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.engine.adaptation.shot import REMEMBERED
 from alq_hvd.engine.aggregator import Aggregator
 from alq_hvd.engine.options import Options
+from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.policies import Alq, Optimal
 from alq_hvd.quantiser.policies.base import LevelUpdate
@@ -34,7 +35,7 @@ def aggregator(ranks: Any, state: dict[str, Any] | None = None, **options: Any) 
     if state is not None:
         made.load_state_dict(state)
     if ranks is not None:
-        made.connect(ranks, ranks)
+        made.connect(PlainTransport(ranks), ranks)
     return made
 
 

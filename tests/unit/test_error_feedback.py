@@ -19,10 +19,12 @@ from alq_hvd.codec.reference import ReferenceCodec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.engine.aggregator import Aggregator
 from alq_hvd.engine.options import Options
+from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.errors import ConfigurationMismatch, StateError, UnsupportedTensor
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 from tests.support.exchanging import gradient
 from tests.support.grid import grid
+from tests.support.stand_in import reduce_gradients
 
 OPTIONS: dict[str, Any] = {"method": "qsgdinf", "bits": 3, "bucket_size": 64, "schedule": [1], "error_feedback": True}
 KEY = stream_key(seed=1, step=2, rank=3, group=4, shot=0)
@@ -69,7 +71,7 @@ def test_a_residual_of_another_length_or_type_is_refused(codec: Any) -> None:
 
 def aggregator(ranks: Any, **options: Any) -> Aggregator:
     made = Aggregator(Options(**{**OPTIONS, **options}), choose_codec("auto"))
-    made.connect(ranks, ranks)
+    made.connect(PlainTransport(ranks), ranks)
     return made
 
 
@@ -199,7 +201,7 @@ def test_ranks_that_differ_in_it_are_stopped() -> None:
             error_feedback=ranks.rank == 1, communicator=ranks, named_parameters=[("weight", parameter)]
         )
         with pytest.raises(ConfigurationMismatch, match="error_feedback: rank 0 has False, rank 1 has True"):
-            compression.compress(parameter.grad)
+            reduce_gradients(ranks, compression, [("weight", parameter.grad)])
 
     LoopbackWorld(2).run(program)
 

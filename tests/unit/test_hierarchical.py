@@ -13,6 +13,7 @@ from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.communicator.nodes import group_by_node
 from alq_hvd.engine.aggregator import Aggregator
 from alq_hvd.engine.options import Options
+from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.planning import traffic
 from tests.support.exchanging import aggregate, gradient
@@ -125,6 +126,6 @@ def test_a_world_that_knows_no_nodes_is_refused() -> None:
     def program(ranks: LoopbackCommunicator) -> None:
         aggregator = Aggregator(Options(method="alq", bits=3, exchange="hierarchical"), choose_codec("auto"))
         with pytest.raises(ConfigurationError, match="needs to know nodes, which LoopbackCommunicator does not tell"):
-            aggregator.connect(ranks, ranks)
+            aggregator.connect(PlainTransport(ranks), ranks)
 
     LoopbackWorld(2).run(program)

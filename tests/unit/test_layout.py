@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alq_hvd.engine.layout import CallOrderKeys, FusionLayout, IdentityKeys
+from alq_hvd.engine.layout import FusionLayout
 from alq_hvd.errors import CallOrderError, ConfigurationError
+from alq_hvd.frontends.horovod.keys import CallOrderKeys, IdentityKeys
 
 
 def parameters(*sizes: int) -> list[tuple[str, torch.nn.Parameter]]:
@@ -47,7 +48,7 @@ def test_identity_leaves_small_frozen_integer_and_foreign_tensors_alone() -> Non
     keys = IdentityKeys(named, min_elements=10, fusion_elements=100)
     for _, parameter in named[:2]:
         parameter.grad = torch.ones_like(parameter)
-    assert keys.layout.describe() == [["p1", 50, "group 0"]]
+    assert keys.layout.describe() == [["p1", 50, [50], "group 0"]]
     assert keys.locate(named[0][1].grad) is None
     assert keys.locate(torch.ones(50)) is None
     assert keys.locate(named[1][1].grad) is not None

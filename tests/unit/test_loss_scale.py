@@ -14,6 +14,7 @@ from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.engine.aggregator import Aggregator
 from alq_hvd.engine.options import Options
+from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.errors import ConfigurationError
 from tests.support.exchanging import gradient
 
@@ -43,7 +44,7 @@ def aggregator(ranks: Any, scaler: Scaler | None, exchange: str, **options: Any)
     made = Aggregator(
         Options(**{**chosen, **options}), choose_codec("auto"), loss_scale=None if scaler is None else scaler.get_scale
     )
-    made.connect(ranks, ranks)
+    made.connect(PlainTransport(ranks), ranks)
     made.lay_out(77)
     return made
 

@@ -15,6 +15,7 @@ from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.engine.aggregator import Aggregator
 from alq_hvd.engine.options import Options
+from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.errors import ConfigurationError, ConfigurationMismatch, LevelsMismatch
 from tests.support.exchanging import Watched, aggregate, gradient
 from tests.support.stand_in import reduce_gradients
@@ -62,7 +63,7 @@ def test_the_second_shots_levels_are_fitted_to_sums_and_not_to_gradients() -> No
     def program(ranks: LoopbackCommunicator) -> list[dict[str, Any]]:
         options = Options(**{**TWO_SHOT, "method": "optimal", "bits": 3, "schedule": [0]})
         aggregator = Aggregator(options, choose_codec("auto"))
-        aggregator.connect(ranks, ranks)
+        aggregator.connect(PlainTransport(ranks), ranks)
         values = np.zeros(512 * 8, dtype=np.float32)
         values[ranks.rank :: 8] = gradient(ranks.rank, 512)
         values[ranks.rank :: 512] = 10
@@ -96,6 +97,8 @@ def test_the_second_shot_starts_while_the_backward_pass_still_runs() -> None:
             exchange="two_shot", bucket_size=64, min_elements=1, fusion_elements=1,
             named_parameters=parameters.items(), communicator=watched,
         )  # fmt: skip
+        reduce_gradients(ranks, compression, named_gradients(parameters))  # ranks have agreed on where gradients go
+        watched.started.clear()
         compression.compress(parameters["one"].grad)
         ranks.allgather(np.zeros(1, np.uint8), "every rank has started").wait()
         compression.compress(parameters["two"].grad)
@@ -111,7 +114,7 @@ def test_groups_start_and_results_are_taken_in_any_order_on_any_rank() -> None:
 
     def program(ranks: LoopbackCommunicator) -> bytes:
         aggregator = Aggregator(Options(**{**TWO_SHOT, "schedule": []}), choose_codec("auto"))
-        aggregator.connect(ranks, ranks)
+        aggregator.connect(PlainTransport(ranks), ranks)
         rng = np.random.default_rng(ranks.rank)
         results: dict[int, np.ndarray] = {}
         for _ in range(3):

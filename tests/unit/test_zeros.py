@@ -13,6 +13,7 @@ from alq_hvd.codec.reference import ReferenceCodec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.engine.aggregator import Aggregator
 from alq_hvd.engine.options import Options
+from alq_hvd.engine.transport import PlainTransport
 from tests.support.exchanging import gradient
 from tests.support.grid import grid
 
@@ -27,7 +28,7 @@ STEPS = 4
 def sums(ranks: LoopbackCommunicator, codec: Any, zero: np.ndarray, options: dict[str, Any]) -> list[np.ndarray]:
     """Return the sum over ranks at each of a few steps, levels fitted to the first and the third."""
     own = Aggregator(Options(**{"bits": 3, "bucket_size": 512, "schedule": [0, 2], **options}), codec)
-    own.connect(ranks, ranks)
+    own.connect(PlainTransport(ranks), ranks)
     done = []
     for step in range(STEPS):
         values = np.where(zero, np.float32(0), gradient(ranks.rank, ELEMENTS, step=step))
@@ -74,7 +75,7 @@ def test_what_is_zero_on_some_ranks_only_still_has_the_right_mean() -> None:
 
     def program(ranks: LoopbackCommunicator) -> np.ndarray:
         own = Aggregator(Options(method="optimal", bits=3, bucket_size=512, schedule=[0]), choose_codec("auto"))
-        own.connect(ranks, ranks)
+        own.connect(PlainTransport(ranks), ranks)
         total = np.zeros(ELEMENTS)
         for _ in range(draws):
             values = gradient(ranks.rank, ELEMENTS)

@@ -1,17 +1,20 @@
-"""The small float32 tensor that Horovod reduces in place of a gradient, and what its reduced value proves."""
+"""The small float64 tensor that Horovod reduces in place of a gradient, and what its reduced value proves."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from alq_hvd import backends
+from alq_hvd.engine.transport import Attendance
 from alq_hvd.errors import CallOrderError, ConfigurationMismatch, LevelsMismatch, UnsupportedReduction
 
 _GUARD = 4096.0
 """Rank 0 sends it, the others 0. Adasum turns (1, guard) and (1, 0) into something that no linear reduction gives."""
 PROBE_LENGTH = 9
-PROBE_BYTES = 4 * PROBE_LENGTH
+PROBE_BYTES = 8 * PROBE_LENGTH
+"""In float64: sums over ranks stay exact whatever ``gradient_predivide_factor`` they are divided by on the way."""
 
 
 def require_gradient(tensor: Any) -> None:
@@ -27,8 +30,8 @@ def require_gradient(tensor: Any) -> None:
 class Probe:
     """Fingerprint what all ranks must agree on when they reduce one gradient.
 
-    Each fingerprint enters as bytes: their sums over ranks are exact in float32, and when every rank finds the mean to
-    be its own value, all values are equal.
+    Each fingerprint enters as bytes: when every rank finds the mean over the ranks to be its own value, all values are
+    equal.
 
     Attributes:
         rank, size: in the process set.
@@ -49,31 +52,55 @@ class Probe:
         """Return the ``PROBE_LENGTH`` numbers this rank contributes."""
         return [1.0, _GUARD if self.rank == 0 else 0.0, *map(float, self._fingerprints())]
 
-    def check(self, reduced: list[float], what: str) -> float:
-        """Return the factor of the reduction: 1 for an average, ``size`` for a sum.
+    def require_same_ranks(self, reduced: Sequence[float], what: str) -> None:
+        """Raise ``ConfigurationMismatch`` where Horovod has averaged over another process set than the compression's.
+
+        That shows at once, before anything waits for ranks which never come.
 
         Args:
             reduced: the probe after Horovod's allreduce.
             what: the name of the gradient, for errors.
 
         Raises:
-            UnsupportedReduction: the reduction is not linear, or none of whole tensors.
-            ConfigurationMismatch, LevelsMismatch, CallOrderError: some rank disagrees.
+            UnsupportedReduction: it was no reduction of whole tensors.
+            ConfigurationMismatch: over other ranks.
         """
         if len(reduced) != PROBE_LENGTH:
             raise UnsupportedReduction(
                 f"expected Horovod's allreduce of {PROBE_LENGTH} numbers for {what}, got {len(reduced)}: reducescatter "
                 "can not be compressed"
             )
-        factor = reduced[0]
-        where = f"rank {self.rank}, step {self.step}, gradient {what}"
-        if not factor > 0 or abs(reduced[1] / factor - _GUARD / self.size) > 1e-3 * _GUARD / self.size:
-            raise UnsupportedReduction(
-                f"{where}: expected Horovod to reduce with op=Average or op=Sum, got something else "
-                "(Adasum, Min, Max or Product). Quantised gradients can only be added: choose hvd.Average or hvd.Sum, "
-                "or drop compression"
+        if not _near(reduced[0], 1.0) or not reduced[1] > 0:
+            return
+        took_part = _GUARD / reduced[1]
+        if _near(took_part, round(took_part)) and 1 < round(took_part) != self.size:
+            raise ConfigurationMismatch(
+                f"{self._where(what)}: Horovod averaged over {round(took_part)} ranks, this compression was made for "
+                f"{self.size}: give the same process_set to hvd.DistributedOptimizer and to alq_hvd.Compression"
             )
-        means = [value / factor for value in reduced[2:]]
+
+    def check(self, reduced: Sequence[float], what: str, attendance: Attendance) -> float:
+        """Return the factor of the reduction: 1 for an average, ``size`` for a sum.
+
+        Args:
+            reduced: the probe after Horovod's allreduce.
+            what: the name of the gradient, for errors.
+            attendance: who has handed over a gradient; the others count as zeros.
+
+        Raises:
+            UnsupportedReduction: the reduction is not linear.
+            ConfigurationMismatch, LevelsMismatch, CallOrderError: some rank disagrees.
+        """
+        where, present = self._where(what), attendance.present
+        guard = _GUARD * attendance.leads / present
+        if not reduced[0] > 0 or abs(reduced[1] / reduced[0] - guard) > 1e-3 * _GUARD / present:
+            raise UnsupportedReduction(
+                f"{where}: expected Horovod to reduce with op=Average or op=Sum over the {self.size} ranks of this "
+                "compression, got something else (Adasum, Min, Max or Product, or another process_set). Quantised "
+                "gradients can only be added: choose hvd.Average or hvd.Sum, and give the same process_set to the "
+                "optimizer and to alq_hvd.Compression; or drop compression"
+            )
+        means = [value / reduced[0] for value in reduced[2:]]
         off = [abs(mean - own) > 0.25 / self.size for mean, own in zip(means, self._fingerprints(), strict=True)]
         if any(off[0:2]):
             raise ConfigurationMismatch(
@@ -92,16 +119,23 @@ class Probe:
             raise LevelsMismatch(
                 f"{where}: another rank holds other levels; load the same checkpoint on every rank before training"
             )
-        return _snap(factor, self.size)
+        return _snap(reduced[0] * self.size / present, self.size)
+
+    def _where(self, what: str) -> str:
+        return f"rank {self.rank}, step {self.step}, gradient {what}"
 
     def _fingerprints(self) -> list[int]:
         numbers = [self.configuration, self.levels, self.tensor]
         return [byte for number in numbers for byte in (number & 255, number >> 8 & 255)] + [self.step & 255]
 
 
+def _near(value: float, exact: float) -> bool:
+    return abs(value - exact) < 1e-4 * exact
+
+
 def _snap(factor: float, size: int) -> float:
     """Return 1 or ``size`` when pre- and postscaling have missed it by rounding, else the factor as it is."""
     for exact in (1.0, float(size)):
-        if abs(factor - exact) < 1e-4 * exact:
+        if _near(factor, exact):
             return exact
     return factor

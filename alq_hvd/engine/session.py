@@ -1,0 +1,283 @@
+"""A training's way through worlds and steps, whatever hands over the gradients: all that front ends share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alq_hvd.codec.base import Codec, Values
+from alq_hvd.codec.choice import Codecs
+from alq_hvd.communicator.base import Pending
+from alq_hvd.engine.aggregator import Aggregator
+from alq_hvd.engine.error_feedback import LossScale
+from alq_hvd.engine.fusion import FusionGroups, Sampler, sampled_groups
+from alq_hvd.engine.handshake import fingerprint
+from alq_hvd.engine.joining import agree_on_layout, join, rival
+from alq_hvd.engine.layout import FusionLayout, Slot
+from alq_hvd.engine.options import Options
+from alq_hvd.engine.transport import Attendance, Transport, TransportMaker
+from alq_hvd.exchange.base import Task
+from alq_hvd.exchange.in_flight import GroupsInFlight
+from alq_hvd.exchange.ledger import Ledger
+from alq_hvd.exchange.plain import GatheredAllreduce, PlainExchange
+from alq_hvd.planning.break_even import PLAIN
+from alq_hvd.version import __version__
+
+
+class Session:
+    """Sum the gradients of one model over the ranks, step by step, in one world of ranks after another.
+
+    In each step, in this order:
+
+    1. ``notice_world``, then ``begin`` once, when the first gradient is there.
+    2. ``fill`` every slot, or ``start`` every group; in a world's first step only after ``lay_out``. Groups leave as
+       they are complete.
+    3. ``flush`` once; then ``take`` every slot, or the ``result`` of every group.
+    4. ``end_step``.
+
+    A step is exact, and not quantised, where some rank takes no part in it, where all ranks repeat what was reduced
+    before, and where plain all-reduce was measured to be faster.
+
+    All ranks must agree on: the options, the layout, the number of steps. Groups may be filled, and results taken, in
+    any order on any rank.
+
+    Args:
+        options: of this rank.
+        transport: makes the way to the others, when it is first needed.
+        codecs: give each place its codec; those that the options name when ``None``.
+        sampler: levels are fitted to the gradients it returns, and not to those of the scheduled step.
+        overwrites: gradients that were filled in are overwritten with their means.
+        loss_scale: returns by what gradients are multiplied at present; for error feedback.
+
+    Attributes:
+        rank, size: in the present world; 0 before there is one.
+        is_plain: measured: compression would not pay in this world.
+        attendance: who takes part in the open step; ``None`` before that is known.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        transport: TransportMaker,
+        *,
+        codecs: Codecs | None = None,
+        sampler: Sampler | None = None,
+        overwrites: bool = True,
+        loss_scale: LossScale | None = None,
+    ) -> None:
+        self.options = options
+        self.exact_method = options.resolve().exact
+        self.codecs = codecs or Codecs(options.codec)
+        self._make_transport = transport
+        self._transport: Transport | None = None
+        self._sampler = sampler
+        self._overwrites = overwrites
+        self.aggregator = Aggregator(options, self.codecs.host, sampled=sampler is not None, loss_scale=loss_scale)
+        self.configuration = fingerprint({**options.shared(), "alq_hvd": __version__})
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the world and all that was under way in it; levels, step and counters stay."""
+        self._world: object = None
+        self.rank, self.size = 0, 0
+        self.is_plain = False
+        self._joined = False  # options agreed on in this world
+        self.groups: FusionGroups | None = None  # of the layout in force
+        self._agreed = False  # on that layout
+        self._exact = GroupsInFlight(self.ledger)
+        self._forget_step()
+        self.aggregator.disconnect()
+
+    def _forget_step(self) -> None:
+        self.is_open = False
+        self.attendance: Attendance | None = None
+        self._asked: Pending[Attendance] | None = None
+        self._ready: list[tuple[int, Values, Codec]] = []
+
+    @property
+    def transport(self) -> Transport:
+        """Return the way to the other ranks."""
+        if self._transport is None:
+            self._transport = self._make_transport()
+        return self._transport
+
+    @property
+    def ledger(self) -> Ledger:
+        """Return the counters of bytes and seconds."""
+        return self.aggregator.ledger
+
+    @property
+    def step(self) -> int:
+        """Return the number of completed steps."""
+        return self.aggregator.step
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether gradients are left to the host: method ``none``, one rank, or measured not to pay."""
+        return self.exact_method or self.size == 1 or self.is_plain
+
+    @property
+    def is_laid_out(self) -> bool:
+        """Return whether all ranks of this world have agreed on where gradients go."""
+        return self._agreed
+
+    def notice_world(self) -> bool:
+        """Return whether the ranks are others than at the last call; all that belonged to those is forgotten then."""
+        communicator = self.transport.gradients
+        if communicator.world is self._world:
+            return False
+        self.reset()
+        self.rank, self.size, self._world = communicator.rank, communicator.size, communicator.world
+        return True
+
+    def begin(self, *, repeats: bool = False) -> None:
+        """Open a step, and ask who takes part.
+
+        Args:
+            repeats: the gradient at hand is what an earlier step has reduced, untouched.
+        """
+        self.is_open = True
+        self._asked = self.transport.attendance(repeats, f"{self.options.name}.attendance")
+        if self._asked is None:
+            self.attendance = Attendance(self.size)
+
+    def attend(self) -> Attendance:
+        """Return who takes part in the open step; wait for it."""
+        if self.attendance is None:
+            assert self._asked is not None
+            with self.ledger.timed("exchange"):
+                self.attendance = self._asked.wait()
+        return self.attendance
+
+    def lay_out(self, layout: FusionLayout) -> None:
+        """Put ``layout`` in force, once all ranks have agreed on it and, in a new world, on options and levels.
+
+        Where a rank takes no part in the open step, nobody can agree: the layout then serves for this step alone.
+
+        Raises:
+            ConfigurationMismatch: naming the first difference, on every rank.
+        """
+        self.groups = FusionGroups(layout, self.codecs, overwrites=self._overwrites)
+        if self.attend().present < self.size:
+            return
+        if not self._joined:
+            self.aggregator.connect(self.transport, join(self.options, self.transport, self.aggregator.position))
+            self._joined = True
+        chosen, plain = self.aggregator.exchange, rival(self.options, self.transport)
+        agree_on_layout(self.options, layout, self.transport, chosen.remembered)
+        if plain is not None and chosen.decision is None and layout.group_elements:
+            decision = self.aggregator.choose_by_time(layout.group_elements, plain, self.groups.main_codec)
+            self.is_plain = decision.choice == PLAIN
+        self.aggregator.lay_out(fingerprint({"gradients": layout.describe()}))
+        self._agreed = True
+
+    def give_up_layout(self) -> None:
+        """Expect another layout: the next step begins with ``lay_out``."""
+        self.groups, self._agreed = None, False
+
+    def fill(self, slot: Slot, gradient: Any) -> None:
+        """Give a gradient to its fusion group, and start the group's exchange when it is complete; ``None``: zeros."""
+        assert self.groups is not None
+        group = self.groups.fill(slot, gradient)
+        if group is not None:
+            self.start(slot.group, group.values(), group.codec)
+
+    def start(self, group: int, values: Values, codec: Codec) -> None:
+        """Start the exchange of a complete group, as soon as it is known who takes part."""
+        self._ready.append((group, values, codec))
+        self.advance()
+
+    def advance(self) -> None:
+        """Move on what has arrived, without waiting."""
+        if self.attendance is None and self._asked is not None and self._asked.done():
+            self.attend()
+        if self.attendance is not None:
+            self._start_ready()
+        (self.aggregator if self._quantises else self._exact).advance()
+
+    def flush(self) -> None:
+        """Make sure that all groups handed over are on their way; wait for nothing but who takes part."""
+        self.attend()
+        self._start_ready()
+
+    def take(self, slot: Slot) -> Any:
+        """Return the reduced gradient of ``slot``, once ``result`` of its group has been called."""
+        assert self.groups is not None
+        return self.groups.take(slot)
+
+    def result(self, group: int, factor: float) -> Values:
+        """Wait for ``group``, and return its values, overwritten with ``factor`` times the mean of all ranks'.
+
+        On a device the sum may still be on its way there, and whether it was damaged shows at ``end_step``.
+        """
+        scale = factor / self.size
+        if self._quantises:
+            return self.aggregator.result(group, scale)
+        return self._exact.finish(group, scale, collectives=1)
+
+    def end_step(self) -> None:
+        """Close the step; at a scheduled one fit the levels of the next, together with all ranks."""
+        present = self.size if self.attendance is None else self.attendance.present
+        if self._quantises:
+            if self.groups is not None and self._sampler is not None and self.aggregator.wants_samples:
+                with self.aggregator.sampling():
+                    for group in sampled_groups(self.groups, self._sampler()):
+                        self.aggregator.sample(group.values(), group.codec)
+            self.aggregator.end_step()
+        else:
+            repeated = self.attendance is not None and self.attendance.repeats
+            self.aggregator.end_exact_step(counted=present == self.size and not repeated)
+        if self.groups is not None:
+            self.groups.clear()
+            if not self._agreed:
+                self.groups = None
+        self._forget_step()
+
+    @property
+    def _quantises(self) -> bool:
+        """Return whether records travel in the open step."""
+        attendance = self.attendance
+        whole = attendance is None or (attendance.present == self.size and not attendance.repeats)
+        return whole and not self.is_plain and not self.exact_method
+
+    def _start_ready(self) -> None:
+        ready, self._ready = self._ready, []
+        for group, values, codec in ready:
+            if self._quantises:
+                self.aggregator.start(group, values, codec)
+            else:
+                self._exact.start(group, self._exact_exchange(values, self._exact_task(group, codec)), values)
+
+    @property
+    def _exact_exchange(self) -> PlainExchange:
+        return PlainExchange(self.transport.plain or GatheredAllreduce(self.transport.gradients))
+
+    def _exact_task(self, group: int, codec: Codec) -> Task:
+        return Task(
+            codec=codec,
+            communicator=self.transport.gradients,
+            shots=(),
+            observe=None,
+            ledger=self.ledger,
+            name=f"{self.options.name}.group{group}",
+            seed=self.options.seed,
+            step=self.step,
+            group=group,
+        )
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what this rank counted so far, as plain values."""
+        measured = self.aggregator.metrics()
+        if self.exact_method or self.is_plain:
+            measured["exchange"] = "none"
+        if self.exact_method:
+            measured["levels"] = []
+        compressed = 0 if self.groups is None or self.is_plain else sum(self.groups.layout.group_elements)
+        return {**measured, "compressed_elements": compressed}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs; call it between steps."""
+        return self.aggregator.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken."""
+        self.aggregator.load_state_dict(state)
