@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -23,6 +24,10 @@ SLOW_ELEMENTS = 1 << 20
 SLOW_REPEATS = 3
 RANKS = (1, 4)
 KEY = stream_key(seed=1, step=0, rank=0, group=0, shot=0)
+TOGETHER = {
+    f"encode/{ranks}": stream_key(seed=1, step=0, rank=ranks - 2, group=0, shot=0, strata=ranks) for ranks in (32, 31)
+}
+"""One of several ranks that round together: a power of two, and a prime, which costs a little more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,8 @@ class Rate:
 
     Attributes:
         codec: native, cuda, or a baseline: reference (NumPy) or torch-eager (bytes unpacked, unkeyed randomness).
-        operation: encode, feedback (encode with a residual), decode_sum, or recode (the middle of a two-shot).
+        operation: encode, encode/n (as one of n ranks that round together), feedback (encode with a residual),
+            decode_sum, or recode (the middle of a two-shot).
         bits: of a code.
         ranks: records that one decode_sum or recode added; 1 for the others.
         elements: of the gradient; a decode_sum over n ranks reads n times as many codes.
@@ -132,6 +138,8 @@ def _operations(
     levels = levels_of(config.bits)
     layout, stamp = RecordLayout(len(values), config), Stamp(levels.digest, 0, 0)
     yield "encode", 1, lambda: codec.encode(values, layout, levels, KEY, stamp)
+    for name, key in TOGETHER.items():
+        yield name, 1, partial(codec.encode, values, layout, levels, key, stamp)
     yield "feedback", 1, lambda: codec.encode(values, layout, levels, KEY, stamp, residual)
     record, out = codec.encode(values, layout, levels, KEY, stamp), np.empty_like(values)
     for ranks in RANKS:

@@ -22,6 +22,24 @@ class SignKey(NamedTuple):
     second: int = 0
 
 
+class Strata(NamedTuple):
+    """Say which part of [0, 1) each uniform number of a rank comes from, so that ranks share it out among them.
+
+    Attributes:
+        first, second: key of the permutations that deal out the parts, one an element; the same on all ranks.
+        parts: how many, all equal; 1 leaves [0, 1) whole, and ranks independent.
+        place: of this rank among those that encode the same elements, below ``parts``.
+    """
+
+    first: int = 0
+    second: int = 0
+    parts: int = 1
+    place: int = 0
+
+
+INDEPENDENT = Strata()
+
+
 @dataclass(frozen=True, slots=True)
 class StreamKey:
     """Name one stream of random numbers, one number an element.
@@ -32,6 +50,7 @@ class StreamKey:
         first_element: index, within the fusion group, of the first element that is encoded with this key.
         own_signs: of the rotation no other rank uses.
         shared_signs: of the rotation that all ranks use for this step, group and shot.
+        strata: of [0, 1), that the ranks share out among them.
     """
 
     first: int
@@ -39,28 +58,34 @@ class StreamKey:
     first_element: int = 0
     own_signs: SignKey = field(default=SignKey(), compare=False)
     shared_signs: SignKey = field(default=SignKey(), compare=False)
+    strata: Strata = INDEPENDENT
 
     def at(self, first_element: int) -> StreamKey:
         """Return the same stream, entered at another element: chunks of a group draw what the whole would."""
         return replace(self, first_element=first_element)
 
 
-def stream_key(*, seed: int, step: int, rank: int, group: int, shot: int) -> StreamKey:
+def stream_key(*, seed: int, step: int, rank: int, group: int, shot: int, strata: int = 1) -> StreamKey:
     """Return the key for one record.
 
     No two ranks, steps, groups or shots share a stream, so quantisation errors average out over ranks (spec section
     10, pitfall 12), and a resumed run continues the sequence.
+
+    Args:
+        strata: equal parts of [0, 1) of which, at each element, every rank below that number draws from another one.
     """
     first, second = _words(b"ALQK", seed, step, rank, group, shot)
+    shared = _words(b"ALQC", seed, step, _NO_RANK, group, shot) if strata > 1 else ()
     return StreamKey(
         first,
         second,
+        strata=Strata(*shared, strata, rank) if shared else INDEPENDENT,
         own_signs=SignKey(*_words(b"ALQS", seed, step, rank, group, shot)),
         shared_signs=SignKey(*_words(b"ALQS", seed, step, _NO_RANK, group, shot)),
     )
 
 
-def random_bits(key: StreamKey | SignKey, index: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+def random_bits(key: StreamKey | SignKey | Strata, index: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     """Return uint32 of the shape of ``index``: random bits, a hash of each index under two words of key.
 
     References:

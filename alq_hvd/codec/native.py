@@ -14,6 +14,7 @@ from alq_hvd.codec.arrays import FloatArray, HostArrays, Record
 from alq_hvd.codec.base import Codec
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.codec.rotation import rotation_words, sign_key
+from alq_hvd.codec.strata import polynomial_of
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser.config import QuantiserConfig, require_int
 from alq_hvd.quantiser.levels import Levels
@@ -83,6 +84,7 @@ class NativeCodec(Codec):
             reach=_reach(config),
             signs_first=signs.first,
             signs_second=signs.second,
+            strata=(*key.strata, polynomial_of(key.strata.parts)),
             residual=residual,
         )
         seal(record, layout, stamp, (check + int(layout.rotation(record).sum(dtype=np.uint32))) % 2**32)

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from alq_hvd.codec.arguments import require_decodable, require_encodable, require_values
 from alq_hvd.codec.arrays import FloatArray, HostArrays, Record
 from alq_hvd.codec.base import Codec
-from alq_hvd.codec.keys import SignKey, StreamKey, random_bits
+from alq_hvd.codec.keys import SignKey, StreamKey
 from alq_hvd.codec.rotation import rotate_values, rotate_values_back, rotation_words, sign_key
+from alq_hvd.codec.strata import DRAW_BITS, draws, draws_of
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.record import LANES, TILE, RecordLayout, Stamp, seal
@@ -104,7 +105,8 @@ def quantise(values: FloatArray, config: QuantiserConfig, levels: Levels, key: S
     2. Take its norm S: NaN if any coordinate is not finite, zero if below the smallest normal float32.
     3. Normalise, r = v / S, and clamp r to the ends of the levels.
     4. Find the bin l_j <= r < l_{j+1}; emit j + 1 when (r - l_j) / (l_{j+1} - l_j) exceeds a uniform number, else j.
-       Rounding to the nearest is the same with 1/2 for the uniform number.
+       Rounding to the nearest is the same with 1/2 for the uniform number. Both sides are integers' worth: multiplied
+       by the number of values that a draw has.
     5. Rounded to the nearest, send |v|^2 / <v, l_code> instead of S: with it the decoded bucket has the projection on v
        that v has.
 
@@ -118,8 +120,11 @@ def quantise(values: FloatArray, config: QuantiserConfig, levels: Levels, key: S
     table = levels.values
     normalised = np.clip(_normalise(buckets, norms).reshape(-1)[:elements], table[0], table[-1])
     lower = np.searchsorted(table, normalised, side="right") - 1
-    uniform = np.float32(0.5) if config.rounding == "nearest" else _uniform(key, elements)
-    up = (normalised - table[lower]) * levels.inverse_gaps[lower] > uniform
+    if config.rounding == "nearest":
+        drawn, possible = np.full(elements, 2 ** (DRAW_BITS - 1), dtype=np.float32), 2**DRAW_BITS
+    else:
+        drawn, possible = draws(key, elements).astype(np.float32), draws_of(key.strata.parts)
+    up = (normalised - table[lower]) * (levels.inverse_gaps * np.float32(possible))[lower] > drawn
     codes = (lower + up).astype(np.uint32)
     silent = np.repeat(~(norms > 0), config.bucket_size)[:elements]
     codes[silent] = 0
@@ -249,11 +254,6 @@ def unpack(words: Codes, layout: RecordLayout) -> Codes:
         if shift + bits > 32:
             rows[row] |= words[word + 1] << np.uint32(32 - shift)
     return (rows & np.uint32(2**bits - 1)).reshape(-1)[: layout.elements]
-
-
-def _uniform(key: StreamKey, elements: int) -> FloatArray:
-    index = np.arange(elements, dtype=np.uint32) + np.uint32(key.first_element)
-    return (random_bits(key, index) >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
 
 
 def _sendable(norms: FloatArray) -> FloatArray:

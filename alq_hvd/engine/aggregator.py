@@ -25,7 +25,7 @@ from alq_hvd.exchange.plain import PlainAllreduce
 from alq_hvd.exchange.residuals import Owner
 from alq_hvd.planning.break_even import Decision
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 _NO_GROUP = -1
 
 
@@ -217,6 +217,7 @@ class Aggregator:
             step=self.step,
             group=group,
             residuals=self._feedback.residuals,
+            correlated=self._options.correlates,
             direct=self._options.device_records,
             signature=zlib.crc32(struct.pack("<II", self._signature, group & 0xFFFFFFFF)),
         )
@@ -255,7 +256,8 @@ class Aggregator:
         """Return what a state must share with the run that loads it."""
         options = self._options
         chosen = {"method": options.method, "bits": options.plain_bits, "seed": options.seed}
-        return {"state_version": STATE_VERSION, **chosen, "error_feedback": options.error_feedback}
+        drawn = {"correlated": options.correlates, "error_feedback": options.error_feedback}
+        return {"state_version": STATE_VERSION, **chosen, **drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken.

@@ -35,6 +35,9 @@ class Options:
         free_ends: let the outermost levels leave -1 and 1.
         rotate: make every bucket look normal before it is quantised: less variance for more arithmetic; ``None`` for
             the method's own, which is no but for ``eden``.
+        correlated: let ranks share out among them the numbers that rounding draws, so that their errors cancel: each
+            rank as unbiased as ever, less error of the mean, the same bytes and decoder. ``None``: yes, but for
+            ``eden``, which draws none. See docs/decisions/0015-correlated-rounding.md.
         exchange: ``"allgather"`` (few ranks), ``"two_shot"`` (many), ``"hierarchical"`` (several ranks a node: not
             quantised inside, two-shot between nodes), or ``"auto"``: the one that suits the world; see ``break_even``
             and ``exchange.choice``.
@@ -77,6 +80,7 @@ class Options:
     zero_level: bool | None = None
     free_ends: bool = False
     rotate: bool | None = None
+    correlated: bool | None = None
     exchange: str = choice.AUTO
     ranks_per_node: int | None = None
     break_even: bool | None = None
@@ -113,6 +117,10 @@ class Options:
         object.__setattr__(self, "schedule", Schedule.parse(self.schedule))
         for shot in range(len(self.bits_of_shots)):
             self.resolve(shot)
+        if self.correlated not in (None, True, False):
+            raise ConfigurationError(f"correlated: expected True, False or None, got {self.correlated!r}")
+        if self.correlated and self.resolve().rounding == "nearest":
+            raise ConfigurationError(f"correlated: {self.method} rounds to the nearest and draws nothing, leave it out")
 
     def _check_bits(self) -> None:
         if not isinstance(self.bits, tuple):
@@ -150,6 +158,11 @@ class Options:
     def quantiser(self, shot: int = 0) -> QuantiserConfig:
         """Return how coordinates become codes in ``shot``."""
         return self.resolve(shot).quantiser(self.bits_of_shots[shot], self.bucket_size)
+
+    @property
+    def correlates(self) -> bool:
+        """Return whether ranks share out what rounding draws."""
+        return self.correlated is not False and self.resolve().rounding == "stochastic"
 
     def parsed_schedule(self) -> Schedule:
         """Return the schedule as what it was parsed to."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from alq_hvd.codec.base import Bytes, Codec, Values
 from alq_hvd.codec.keys import StreamKey, stream_key
+from alq_hvd.codec.strata import strata_for
 from alq_hvd.communicator.base import Communicator, Pending
 from alq_hvd.exchange.carriers import carrier
 from alq_hvd.exchange.ledger import Ledger
@@ -54,6 +55,7 @@ class Task:
         name: of the group's collectives, the same on every rank.
         seed, step, group: key of the random numbers, beside rank, shot and element.
         first_element: index, within the fusion group, of the first of the values.
+        correlated: where ranks quantise the same coordinates, they share out among them what rounding draws.
         residuals: of this rank, for error feedback; ``None`` without.
         direct: records of a device do not go by way of the host.
         signature: 32 bits that tell whose gradients these are; every record carries them, mixed with the levels'.
@@ -69,6 +71,7 @@ class Task:
     step: int
     group: int
     first_element: int = 0
+    correlated: bool = False
     residuals: Residuals | None = None
     direct: bool = False
     signature: int = 0
@@ -87,9 +90,14 @@ class Task:
         return RecordLayout(elements, self.shots[shot].config)
 
     def key(self, shot: int, element: int = 0) -> StreamKey:
-        """Return this rank's stream of ``shot``, entered at ``element`` of the values."""
-        rank = self.communicator.rank
-        whole = stream_key(seed=self.seed, step=self.step, rank=rank, group=self.group, shot=shot)
+        """Return this rank's stream of ``shot``, entered at ``element`` of the values.
+
+        All ranks quantise the same coordinates in the first shot, and each its own in the second.
+        """
+        ranks = self.communicator
+        strata = strata_for(ranks.size) if self.correlated and shot == 0 else 1
+        circumstances = {"seed": self.seed, "step": self.step, "group": self.group, "shot": shot}
+        whole = stream_key(**circumstances, rank=ranks.rank, strata=strata)
         return whole.at(self.first_element + element)
 
     def hop(self, shot: int, values: Values, element: int = 0) -> Hop:

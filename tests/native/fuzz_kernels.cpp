@@ -38,7 +38,7 @@ float any_float() {
   return value;
 }
 
-alq::Table random_table(int bits) {
+alq::Table random_table(int bits, float draws) {
   std::vector<float> levels = {-1.0f, 1.0f}, inverse_gaps;
   const int64_t count = 2 + below((1 << bits) - 1);
   while (static_cast<int64_t>(levels.size()) < count) {
@@ -48,7 +48,14 @@ alq::Table random_table(int bits) {
   std::sort(levels.begin(), levels.end());
   for (size_t i = 0; i + 1 < levels.size(); ++i) inverse_gaps.push_back(1.0f / (levels[i + 1] - levels[i]));
   inverse_gaps.push_back(0.0f);
-  return alq::make_table(levels.data(), inverse_gaps.data(), static_cast<int>(levels.size()), bits);
+  return alq::make_table(levels.data(), inverse_gaps.data(), static_cast<int>(levels.size()), bits, draws);
+}
+
+// Independent ranks, those of a prime number of strata, or of a power of two.
+alq::Strata random_strata() {
+  constexpr uint32_t counts[][2] = {{1, 2}, {2, 3}, {4, 7}, {16, 19}, {32, 37}, {3, 0}, {11, 0}, {65521, 0}};
+  const auto& [count, polynomial] = counts[below(8)];
+  return {{5, 6}, count, static_cast<uint32_t>(below(count)), polynomial};
 }
 
 void fail(const char* what) {
@@ -62,8 +69,12 @@ void one_case(const alq::Kernels& kernels) {
   const int64_t bucket_size = below(2) ? 32 * (1 + below(100)) : 1 + below(3000);
   const int rounds = static_cast<int>(below(3));
   const double reach = rounds == 2 ? 2.0 : 0.0;
-  const alq::Quantiser quantiser = {bits, bucket_size, below(2) == 0, below(3) ? 0.0 : 2.5, rounds, reach, {3, 4}};
-  const alq::Table table = random_table(bits);
+  const bool clipped = below(3) == 0, maximum_norm = below(2) == 0;
+  const alq::Strata strata = random_strata();
+  const alq::Quantiser quantiser = {bits, bucket_size, maximum_norm, clipped ? 2.5 : 0.0, rounds, reach, {3, 4}, strata};
+  const alq::Table table = random_table(bits, reach > 0 ? alq::kDraws : alq::draws_of(strata));
+  const std::unique_ptr<uint32_t[]> filled(new uint32_t[alq::kStrataPeriod]);
+  kernels.fill_strata(strata, filled.get());
   const int64_t buckets = (elements + bucket_size - 1) / bucket_size;
   const int64_t tail_rows = (elements % alq::kTile + alq::kLanes - 1) / alq::kLanes;
   const int64_t words = (elements / alq::kTile * bits + (tail_rows * bits + 31) / 32) * alq::kLanes;
@@ -73,8 +84,8 @@ void one_case(const alq::Kernels& kernels) {
   const bool wild = below(4) == 0;
   for (int64_t i = 0; i < elements; ++i)
     values[i] = wild ? any_float() : static_cast<float>(below(2001) - 1000) * 1e-5f;
-  kernels.encode(values.get(), elements, quantiser, table, {1, 2}, static_cast<uint32_t>(generator()), scratch.get(),
-                 norms.get(), packed.get());
+  kernels.encode(values.get(), elements, quantiser, table, {1, 2}, static_cast<uint32_t>(generator()), filled.get(),
+                 scratch.get(), norms.get(), packed.get());
   add_to_checksum(norms.get(), buckets);
   add_to_checksum(packed.get(), words);
 
@@ -115,7 +126,7 @@ void one_case(const alq::Kernels& kernels) {
   const std::unique_ptr<uint8_t[]> record(new uint8_t[record_bytes]());
   const std::unique_ptr<float[]> residual(new float[elements]);
   for (int64_t i = 0; i < elements; ++i) residual[i] = static_cast<float>(below(2001) - 1000) * 1e-5f;
-  alq::encode_range_with_feedback({kernels, quantiser, table, offsets}, values.get(), 0, elements, {1, 2}, 0,
+  alq::encode_range_with_feedback({kernels, quantiser, table, offsets, filled.get()}, values.get(), 0, elements, {1, 2}, 0,
                                   scratch.get(), record.get(), residual.get(), 1 + below(4000));
   for (int64_t i = 0; i < elements; ++i)
     if (!std::isfinite(residual[i])) fail("what is kept for the next record is not finite");

@@ -21,8 +21,11 @@ def test_json_lists_every_codec_and_operation(capsys: pytest.CaptureFixture[str]
         for codec in codecs
         for rotate in ((False, True) if codec == "native" else (False,))
         for bits in (3, 4)
-        for operation, ranks in (("encode", 1), ("feedback", 1), ("decode_sum", 1), ("decode_sum", 4))
-        if (codec, operation) != ("torch-eager", "feedback")
+        for operation, ranks in (
+            *(("encode", 1), ("encode/32", 1), ("encode/31", 1), ("feedback", 1)),
+            *(("decode_sum", 1), ("decode_sum", 4)),
+        )
+        if codec != "torch-eager" or operation in ("encode", "decode_sum")
     }
     named = ("codec", "operation", "bits", "ranks", "rotate")
     assert {tuple(rate[name] for name in named) for rate in rates} == expected

@@ -84,14 +84,15 @@ def test_rotated_methods_work_in_every_exchange(method: str, exchange: str, code
     assert all(other == first for other in others)
 
 
-def test_the_mean_over_many_seeds_is_the_exact_mean() -> None:
+@pytest.mark.parametrize("correlated", [True, False])
+def test_the_mean_over_many_seeds_is_the_exact_mean(correlated: bool) -> None:
     size, draws = 2, 300
 
     def program(ranks: LoopbackCommunicator) -> np.ndarray:
         parameters = model()
         drawn = []
         for seed in range(draws):
-            options = {"method": "qsgdinf", "zero_level": False}
+            options = {"method": "qsgdinf", "zero_level": False, "correlated": correlated}
             compression = compressor(ranks, parameters, seed=seed, name=f"c{seed}", **options)
             backward(parameters, ranks.rank, step=0)
             drawn.append(reduce_gradients(ranks, compression, named_gradients(parameters))["linear"].numpy())
@@ -102,7 +103,11 @@ def test_the_mean_over_many_seeds_is_the_exact_mean() -> None:
     expected_variance = np.mean([rounding_variance(rank) for rank in range(size)], axis=0) / size
     scores = deviation / np.sqrt(expected_variance / draws + 1e-14)
     assert abs(float(scores.mean())) < 4 / np.sqrt(scores.size)
-    assert abs(float(np.square(scores).mean()) - 1) < 5 * np.sqrt(2 / scores.size)
+    left = float(np.square(scores).mean())
+    if correlated:  # as little of it as two ranks can save
+        assert 0.5 < left < 0.8
+    else:
+        assert abs(left - 1) < 5 * np.sqrt(2 / scores.size)
     assert float(np.abs(scores).max()) < 6  # 5200 coordinates
 
 

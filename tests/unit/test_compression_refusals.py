@@ -63,6 +63,7 @@ def test_reducescatter_is_refused() -> None:
         ("schedule", ([0], [0, 1])),
         ("clip", (None, 2.5)),
         ("rotate", (None, True)),
+        ("correlated", (None, False)),
     ],
 )
 def test_ranks_with_different_options_are_named_with_both_values(option: str, values: tuple[Any, Any]) -> None:
@@ -159,6 +160,8 @@ def test_samples_need_names() -> None:
         ({"method": "qsgd"}, "method: expected 'alq', got a state with 'qsgd'"),
         ({"levels": {}}, "expected the result of state_dict"),
         ({"state_version": 99}, "state_version"),
+        ({"state_version": 4}, "state_version: expected 5, got a state with 4"),
+        ({"correlated": False}, "correlated: expected True, got a state with False"),
     ],
 )
 def test_a_state_of_something_else_is_refused(damage: dict[str, Any], message: str) -> None:

@@ -9,8 +9,7 @@ import pytest
 from codec_cases import CODECS, uniform_levels
 from scipy import stats
 
-from alq_hvd.codec.keys import StreamKey, stream_key
-from alq_hvd.codec.reference import random_bits
+from alq_hvd.codec.keys import StreamKey, random_bits, stream_key
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 

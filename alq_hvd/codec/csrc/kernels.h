@@ -6,6 +6,7 @@
 
 #include "quantise.h"
 #include "rotation.h"
+#include "strata.h"
 
 namespace alq {
 
@@ -17,6 +18,7 @@ struct Quantiser {
   int rounds = 0;     // of the rotation; 0 does not rotate
   double reach = 0;   // standard deviations that 1 stands for, in rounding to the nearest; 0 rounds stochastically
   StreamKey signs = {0, 0};
+  Strata strata = {};
 };
 
 // A level table padded to 2^bits entries: levels with +infinity, which no coordinate reaches, inverse gaps with zero.
@@ -24,7 +26,7 @@ struct Table {
   int count;
   float smallest_level;  // magnitude of the smallest level that is not zero
   alignas(64) float levels[256];
-  alignas(64) float scaled_inverse_gaps[256];  // kDraws / gap
+  alignas(64) float scaled_inverse_gaps[256];  // number of values of a draw / gap
   // The levels as a binary search meets them: depth t holds 2^t of them from index 2^t on.
   alignas(64) float tree[256];
 };
@@ -48,9 +50,12 @@ struct RecordOffsets {
 struct Kernels {
   const char* name;
   // Write norms float32[buckets] and packed codes of `elements` values; `first_element` offsets the random counter.
-  // `scratch` float32[scratch_elements(quantiser)] holds buckets that are not quantised as they are. Return the sum of all words written, norms included.
+  // `strata` uint32[kStrataPeriod] is what fill_strata wrote. `scratch` float32[scratch_elements(quantiser)] holds buckets
+  // that are not quantised as they are. Return the sum of all words written, norms included.
   uint32_t (*encode)(const float* values, int64_t elements, const Quantiser&, const Table&, StreamKey, uint32_t first_element,
-                 float* scratch, float* norms, uint32_t* words);
+                 const uint32_t* strata, float* scratch, float* norms, uint32_t* words);
+  // Write the strata of kStrataPeriod elements, before they are shifted, to the bits of a draw above its own.
+  void (*fill_strata)(const Strata&, uint32_t* strata);
   // Write scale * sum over records, in order, of norm * level, for the elements begin <= e < end; begin is a multiple
   // of kTile.
   void (*decode_sum)(const uint8_t* const* records, int count, int64_t begin, int64_t end, const Quantiser&,

@@ -13,7 +13,7 @@ namespace {
 }  // namespace
 
 const Kernels& baseline_kernels() {
-  static const Kernels kernels = {"baseline", encode_any, decode_any, decode_rotated, gather_statistics};
+  static const Kernels kernels = {"baseline", encode_any, fill_strata, decode_any, decode_rotated, gather_statistics};
   return kernels;
 }
 

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <optional>
 #include <stdexcept>
@@ -45,18 +46,20 @@ const Kernels& kernels_named(const std::string& name) {
 }
 
 Quantiser checked_quantiser(int bits, int64_t bucket_size, bool maximum_norm, double clip, int rounds, double reach,
-                            StreamKey signs) {
+                            StreamKey signs, Strata strata = {}) {
   if (bits < 1 || bits > 8) throw std::invalid_argument("bits must be 1 to 8");
   if (bucket_size < 1 || bucket_size > kMaximumBucketSize) throw std::invalid_argument("bucket_size must be 1 to 2**24");
   if (rounds < 0 || rounds > 2 || (reach > 0 && !rounds))
     throw std::invalid_argument("rounds must be 0, 1 or 2, and not 0 where reach is positive");
-  return {bits, bucket_size, maximum_norm, clip, rounds, reach, signs};
+  if (strata.count < 1 || strata.count > kMostStrata || strata.place >= strata.count)
+    throw std::invalid_argument("strata must be 1 to 2**16, and place one of them");
+  return {bits, bucket_size, maximum_norm, clip, rounds, reach, signs, strata};
 }
 
-Table checked_table(const FloatArray& levels, const FloatArray& inverse_gaps, int bits) {
+Table checked_table(const FloatArray& levels, const FloatArray& inverse_gaps, int bits, float draws = kDraws) {
   if (levels.ndim() != 1 || levels.size() < 2 || levels.size() > (1 << bits) || inverse_gaps.size() != levels.size())
     throw std::invalid_argument("levels and inverse_gaps must be float32[2 to 2**bits] of one length");
-  return make_table(levels.data(), inverse_gaps.data(), static_cast<int>(levels.size()), bits);
+  return make_table(levels.data(), inverse_gaps.data(), static_cast<int>(levels.size()), bits, draws);
 }
 
 int64_t word_rows(int64_t elements, int bits) {
@@ -85,10 +88,12 @@ uint32_t encode(const std::string& isa, const FloatArray& values, ByteArray reco
             int64_t codes_offset, int bits, int64_t bucket_size, bool maximum_norm, double clip,
             const FloatArray& levels, const FloatArray& inverse_gaps, uint32_t key_first, uint32_t key_second,
             uint32_t first_element, int threads, int rounds, double reach, uint32_t signs_first, uint32_t signs_second,
-            std::optional<FloatArray> residual) {
+            const std::array<uint32_t, 5>& strata, std::optional<FloatArray> residual) {
+  const auto& [shared_first, shared_second, count, place, polynomial] = strata;
   const Quantiser quantiser =
-      checked_quantiser(bits, bucket_size, maximum_norm, clip, rounds, reach, {signs_first, signs_second});
-  const Table table = checked_table(levels, inverse_gaps, bits);
+      checked_quantiser(bits, bucket_size, maximum_norm, clip, rounds, reach, {signs_first, signs_second},
+                        {{shared_first, shared_second}, count, place, polynomial});
+  const Table table = checked_table(levels, inverse_gaps, bits, reach > 0 ? kDraws : draws_of(quantiser.strata));
   const Kernels& kernels = kernels_named(isa);
   const int64_t elements = values.size();
   check_record(record.size(), elements, quantiser, norms_offset, codes_offset);
@@ -96,7 +101,9 @@ uint32_t encode(const std::string& isa, const FloatArray& values, ByteArray reco
   const float* from = values.data();
   float* const kept = residual ? residual->mutable_data() : nullptr;
   uint8_t* const to = record.mutable_data();
-  const Coding coding = {kernels, quantiser, table, {norms_offset, codes_offset}};
+  alignas(64) uint32_t filled[kStrataPeriod];
+  kernels.fill_strata(quantiser.strata, filled);
+  const Coding coding = {kernels, quantiser, table, {norms_offset, codes_offset}, filled};
   const StreamKey key = {key_first, key_second};
   py::gil_scoped_release unlocked;
   std::atomic<uint32_t> check(0);
@@ -166,7 +173,8 @@ PYBIND11_MODULE(_native, module) {
              py::arg("maximum_norm"), py::arg("clip"), py::arg("levels").noconvert(),
              py::arg("inverse_gaps").noconvert(), py::arg("key_first"), py::arg("key_second"),
              py::arg("first_element"), py::arg("threads") = 1, py::arg("rounds") = 0, py::arg("reach") = 0.0,
-             py::arg("signs_first") = 0, py::arg("signs_second") = 0, py::arg("residual").noconvert() = py::none(),
+             py::arg("signs_first") = 0, py::arg("signs_second") = 0,
+             py::arg("strata") = std::array<uint32_t, 5>{0, 0, 1, 0, 0}, py::arg("residual").noconvert() = py::none(),
              "Write the norms and packed codes of values into record, whose other bytes are zero; return its checksum. "
              "A residual is added to the values first, and takes what the record has lost.");
   module.def("decode_sum", &alq::decode_sum, py::arg("isa"), py::arg("records").noconvert(),

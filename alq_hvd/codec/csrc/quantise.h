@@ -87,8 +87,8 @@ ALQ_INLINE bool can_use_reciprocal(float norm, float smallest_level) {
 }
 
 // Stochastic rounding inside the bin [lower, next level): up when a uniform number falls below (r - lower) / gap. Both
-// sides are multiplied by 2^24, which is exact: `scaled_inverse_gap` is 2^24 / gap, `draw` the upper 24 random bits as
-// a float. A coordinate that equals a level is never moved, and one beyond the ends of the table is sent as the end:
+// sides are multiplied by the number of values that a draw has, 2^24 for ranks that draw independently and never more:
+// `scaled_inverse_gap` is that number / gap, `draw` a random integer below it as a float. A coordinate that equals a level is never moved, and one beyond the ends of the table is sent as the end:
 // below, the difference is negative; above, the inverse gap of the last level is zero.
 template <typename Float>
 ALQ_INLINE auto rounds_up(Float normalised, Float lower, Float scaled_inverse_gap, Float draw) {

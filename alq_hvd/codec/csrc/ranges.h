@@ -17,6 +17,7 @@ struct Coding {
   const Quantiser& quantiser;
   const Table& table;
   RecordOffsets offsets;
+  const uint32_t* strata = nullptr;  // uint32[kStrataPeriod] from fill_strata; only encoders want it
 };
 
 // Error feedback is added, encoded, decoded and kept in parts of about this many elements, which stay in a cache.
@@ -32,7 +33,7 @@ inline std::unique_ptr<float[]> scratch_for(const Quantiser& quantiser) {
 // Write scale * sum of the records for the elements begin <= e < end to `out`, whose first is element `begin`.
 inline void decode_range(const Coding& coding, const std::vector<const uint8_t*>& records, int64_t begin, int64_t end,
                          float scale, float* out) {
-  const auto& [kernels, quantiser, table, offsets] = coding;
+  const auto& [kernels, quantiser, table, offsets, strata] = coding;
   const int count = static_cast<int>(records.size());
   if (!quantiser.rounds) {
     kernels.decode_sum(records.data(), count, begin, end, quantiser, table, offsets, scale, out - begin);
@@ -47,11 +48,11 @@ inline void decode_range(const Coding& coding, const std::vector<const uint8_t*>
 // Write norms and codes of the elements begin <= e < end of `values` into `record`; return the sum of the words written.
 inline uint32_t encode_range(const Coding& coding, const float* values, int64_t begin, int64_t end, StreamKey key,
                              uint32_t first_element, float* scratch, uint8_t* record) {
-  const auto& [kernels, quantiser, table, offsets] = coding;
+  const auto& [kernels, quantiser, table, offsets, strata] = coding;
   auto* norms = reinterpret_cast<float*>(record + offsets.norms);
   auto* words = reinterpret_cast<uint32_t*>(record + offsets.codes);
   return kernels.encode(values + begin, end - begin, quantiser, table, key, first_element + static_cast<uint32_t>(begin),
-                        scratch, norms + begin / quantiser.bucket_size,
+                        strata, scratch, norms + begin / quantiser.bucket_size,
                         words + begin / kTile * quantiser.bits * kLanes);
 }
 
