@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "make one HTML page out of finished runs: throughput, efficiency, bytes, accuracy, levels",
     "sbatch": "render a Slurm batch script from options, and submit it",
     "torchrun": "start the ranks of one node for a program of torch.distributed; run it once on every node",
+    "weights": "quantise the weights of a saved model by every scheme, and compare them a layer",
 }
 """Subcommand -> one line of help. ``alq_hvd/cli/<subcommand>.py`` defines ``add_parser(subparsers)`` and ``run(args)``.
 

@@ -1,0 +1,50 @@
+"""What a step costs with each scheme: processor time of ResNet-8's step, so that a busy machine does not count."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from alq_hvd.weights import quantize_weights
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+from images.model import ResNet8
+
+CASES: tuple[tuple[str, int, int], ...] = (
+    ("bwn", 1, 100), ("lab", 1, 100), ("laq", 2, 100), ("laq", 3, 100), ("laq", 4, 100), ("laq", 8, 100),
+    ("laq", 3, 1), ("lat2", 2, 100), ("laq_log", 3, 100), ("dorefa", 1, 100), ("lq_net", 2, 100),
+)  # fmt: skip
+"""Scheme, bits, ``solve_every``."""
+
+
+def run(case: tuple[str, int, int] | None, batch: int, steps: int) -> dict[str, Any]:
+    """Return the median processor milliseconds of a step and, of these, of what follows the optimizer."""
+    torch.manual_seed(0)
+    model = ResNet8()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    if case is not None:
+        scheme, bits, solve_every = case
+        quantize_weights(model, scheme, bits, optimizer=optimizer, solve_every=solve_every)
+    images, labels = torch.randn(batch, 1, 28, 28), torch.randint(0, 10, (batch,))
+    whole, updates = [], []
+    for _ in range(steps):
+        start = time.process_time()
+        optimizer.zero_grad()
+        functional.cross_entropy(model(images), labels).backward()
+        middle = time.process_time()
+        optimizer.step()
+        end = time.process_time()
+        whole.append(end - start)
+        updates.append(end - middle)
+    name = "FP" if case is None else f"{case[0]} {case[1]}" + (", solved anew at each step" if case[2] == 1 else "")
+    return {
+        "case": name, "batch": batch, "step_ms": 1e3 * statistics.median(whole[2:]),
+        "optimizer_ms": 1e3 * statistics.median(updates[2:]),
+    }  # fmt: skip
