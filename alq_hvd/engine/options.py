@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from alq_hvd.accumulation.types import AUTO as PLANNED
@@ -14,7 +14,7 @@ from alq_hvd.engine.adaptation.schedule import Schedule
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.exchange import choice
 from alq_hvd.quantiser.config import DEFAULT_BUCKET_SIZE, MAXIMUM_BUCKET_SIZE, Norm, QuantiserConfig, require_int
-from alq_hvd.quantiser.methods import Method, method
+from alq_hvd.quantiser.methods import Method, method, usual_bits
 from alq_hvd.quantiser.record import MAXIMUM_ELEMENTS
 
 
@@ -65,7 +65,8 @@ class Options:
             way of pinned host memory. All compressed gradients of all ranks must be on GPUs, and Horovod must have
             been built with NCCL. Not yet run on one.
         timeout: seconds after which a collective that nobody completes is an error.
-        name: prefix of the collectives' names; two compressions of one program need different ones.
+        name: prefix of the collectives' names, the same on every rank; a front end whose host pairs collectives by name
+            makes it unique.
 
     Raises:
         ConfigurationError: naming the option, its valid values and what was got.
@@ -96,7 +97,26 @@ class Options:
     timeout: float = DEFAULT_TIMEOUT
     name: str = "alq_hvd"
 
+    @classmethod
+    def of(cls, method: str, *, bits: Any = None, bucket_size: int | None = None, **options: Any) -> Options:
+        """Return the options of ``method``, where ``None`` stands for its width and for the usual bucket size.
+
+        Raises:
+            ConfigurationError: see the class.
+            TypeError: for an option that there is not.
+        """
+        unknown = sorted(options.keys() - {field.name for field in fields(cls)})
+        if unknown:
+            known = ", ".join(field.name for field in fields(cls))
+            raise TypeError(f"expected options among {known}, got {', '.join(unknown)}")
+        if bits is None:
+            bits = usual_bits(method)
+        size = DEFAULT_BUCKET_SIZE if bucket_size is None else bucket_size
+        return cls(method=method, bits=tuple(bits) if isinstance(bits, Sequence) else bits, bucket_size=size, **options)
+
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         require_int("bucket_size", self.bucket_size, 1, MAXIMUM_BUCKET_SIZE)
         require_int("seed", self.seed, -(2**63), 2**63 - 1)
         require_int("fusion_elements", self.fusion_elements, 1, MAXIMUM_ELEMENTS)
@@ -110,7 +130,7 @@ class Options:
         require_type("accumulator", self.accumulator)
         if self.codec not in codecs.NAMES:
             raise ConfigurationError(f"codec: expected one of {', '.join(codecs.NAMES)}, got {self.codec!r}")
-        if not self.timeout > 0:
+        if not isinstance(self.timeout, int | float) or not self.timeout > 0:
             raise ConfigurationError(f"timeout: expected a positive number of seconds, got {self.timeout!r}")
         if not self.name:
             raise ConfigurationError("name: expected a prefix for the names of collectives, got an empty one")
@@ -174,3 +194,10 @@ class Options:
         for local in ("codec", "timeout", "measure_every"):
             del plain[local]
         return plain
+
+
+def _plain(value: Any) -> Any:
+    """Return a scalar of NumPy or torch as the number of Python that it is; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value

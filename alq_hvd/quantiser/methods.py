@@ -148,6 +148,7 @@ _REGISTRY: dict[str, _Entry] = {
                    bits=(1, 32), exact=True, rotations=(False,)),
 }  # fmt: skip
 NAMES: tuple[str, ...] = tuple(_REGISTRY)
+USUAL_BITS = 3
 
 
 def bits_of(name: str) -> tuple[int, int]:
@@ -166,6 +167,15 @@ def rotations_of(name: str) -> tuple[bool, ...]:
         ConfigurationError: for an unknown name.
     """
     return _entry(name).rotations
+
+
+def usual_bits(name: str) -> int:
+    """Return the width that ``name`` gets when nobody says another: 3, or the one that it is defined for.
+
+    Raises:
+        ConfigurationError: there is no such method.
+    """
+    return min(USUAL_BITS, _entry(name).bits[1])
 
 
 def method(

@@ -10,7 +10,7 @@ import horovod.torch as hvd
 import torch
 
 import alq_hvd
-from alq_hvd.quantiser.methods import NAMES
+from alq_hvd.quantiser.methods import NAMES, usual_bits
 
 STOCK = {"fp32": hvd.Compression.none, "fp16": hvd.Compression.fp16}
 """What Horovod brings along."""
@@ -21,9 +21,7 @@ ITEM_SIZE = {"fp32": 4, "fp16": 2}
 
 def default_bits() -> dict[str, int | None]:
     """Return every name ``--compression`` accepts, with its default bits; ``None`` where there are no codes."""
-    return dict.fromkeys(STOCK) | {
-        name: None if name == "none" else getattr(alq_hvd.Compression, name).bits for name in NAMES
-    }
+    return dict.fromkeys(STOCK) | {name: None if name == "none" else usual_bits(name) for name in NAMES}
 
 
 def build(options: argparse.Namespace, model: torch.nn.Module) -> Any:

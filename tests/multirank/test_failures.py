@@ -49,6 +49,24 @@ def test_a_process_set_that_excludes_this_rank_is_refused() -> None:
     assert "ConfigurationError: process_set: expected one with rank 0" in output_of("excluded")
 
 
+def test_a_process_set_that_only_the_optimizer_has_is_named() -> None:
+    output = output_of("other_process_set", ranks=4)
+    assert "averaged over 2 ranks, this compression was made for 4" in output
+    assert "give the same process_set to hvd.DistributedOptimizer and to alq_hvd.Compression" in output
+
+
+def test_parameters_that_the_optimizer_does_not_train_are_named_in_the_first_step() -> None:
+    output = output_of("copied")
+    assert "ConfigurationError: named_parameters: expected the parameters that the optimizer trains" in output
+    assert "weight had no gradient" in output
+
+
+def test_a_method_that_was_not_called_says_so() -> None:
+    assert "ConfigurationError: compression: expected alq_hvd.Compression.alq(...), got it uncalled" in output_of(
+        "not_called"
+    )
+
+
 def test_process_sets_train_apart() -> None:
     results, _ = horovodrun(4, "process_sets.py", timeout=90)
     assert results[0]["digest"] == results[2]["digest"]

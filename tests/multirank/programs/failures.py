@@ -5,6 +5,7 @@ Usage: failures.py RESULTS_DIRECTORY WHAT
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import sys
@@ -15,8 +16,8 @@ import torch
 
 import alq_hvd
 
-others = hvd.ProcessSet([1])
-hvd.init(process_sets=[others])
+others, pairs = hvd.ProcessSet([1]), [hvd.ProcessSet([0, 1]), hvd.ProcessSet([2, 3])]
+hvd.init(process_sets=pairs if sys.argv[2] == "other_process_set" else [others])
 what, rank = sys.argv[2], hvd.rank()
 torch.manual_seed(0)
 model = torch.nn.Linear(50, 50)
@@ -33,11 +34,16 @@ named = None if what == "call_order" else model.named_parameters()
 compression: Any = alq_hvd.Compression.alq(named_parameters=named, **options)
 if what == "not_compressed" and rank == 1:
     compression = hvd.Compression.none
+if what == "not_called":
+    compression = alq_hvd.Compression.alq
+if what == "copied":
+    model = copy.deepcopy(model)
 optimizer = hvd.DistributedOptimizer(
     torch.optim.SGD(model.parameters(), lr=0.1),
     named_parameters=model.named_parameters(),
     compression=compression,
     op=hvd.Adasum if what == "adasum" else hvd.Average,
+    **({"process_set": pairs[rank // 2]} if what == "other_process_set" else {}),
 )
 for step in range(4):
     model.zero_grad()
