@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from alq_hvd.weights.meta_nets import MetaGradient
     from alq_hvd.weights.model import QuantizedWeights, quantize_weights
     from alq_hvd.weights.optimizer import QuantizedOptimizer
+    from alq_hvd.weights.parametrization import dequantized_state_dict
 
-__all__ = ["MetaGradient", "QuantizedOptimizer", "QuantizedWeights", "quantize_weights"]
+__all__ = ["MetaGradient", "QuantizedOptimizer", "QuantizedWeights", "dequantized_state_dict", "quantize_weights"]
 
 _LAZY = {
     "MetaGradient": "alq_hvd.weights.meta_nets",
     "QuantizedOptimizer": "alq_hvd.weights.optimizer",
     "QuantizedWeights": "alq_hvd.weights.model",
+    "dequantized_state_dict": "alq_hvd.weights.parametrization",
     "quantize_weights": "alq_hvd.weights.model",
 }
 

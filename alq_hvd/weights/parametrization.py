@@ -72,6 +72,24 @@ class QuantizedWeight(_Module):  # type: ignore[misc]  # torch is imported in on
         return f"{self.scheme.name}, {self.scheme.bits} bits"
 
 
+def dequantized_state_dict(model: Any) -> dict[str, Tensor]:
+    """Return the ``state_dict`` of a model as it would be with plain weights: q under the names of before.
+
+    The model stays as it is, and may go on training; the result can be loaded by one that was never quantised.
+    """
+    state: dict[str, Tensor] = dict(model.state_dict())
+    for name, module in model.named_modules():
+        if torch.nn.utils.parametrize.is_parametrized(module, "weight"):
+            own = module.parametrizations.weight
+            if isinstance(own[0], QuantizedWeight):
+                prefix = f"{name}." if name else ""
+                for key in own.state_dict():
+                    del state[f"{prefix}parametrizations.weight.{key}"]
+                with torch.no_grad():
+                    state[f"{prefix}weight"] = module.weight.detach().clone()
+    return state
+
+
 def as_wide(weight: Tensor) -> Tensor:
     """Return ``weight`` in float32, or float64 where it is that."""
     return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()

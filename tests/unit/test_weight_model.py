@@ -13,7 +13,7 @@ from torch import nn
 import alq_hvd
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.errors import ConfigurationError, StateError, UnsupportedTensor, WeightsError, WeightsMismatch
-from alq_hvd.weights import MetaGradient, QuantizedWeights, quantize_weights
+from alq_hvd.weights import MetaGradient, QuantizedWeights, dequantized_state_dict, quantize_weights
 from alq_hvd.weights.curvature import curvature
 from alq_hvd.weights.schemes import NAMES, scheme
 
@@ -157,6 +157,11 @@ def test_removing_leaves_plain_quantised_weights() -> None:
         train(model, optimizer, range(2))
         images, _ = batch(9)
         expected, keys = model.eval()(images), set(network().state_dict())
+        plain = network(seed=4)
+        plain.append(nn.Linear(5, 5, bias=False))
+        plain.append(nn.Linear(5, 5, bias=False))
+        plain.load_state_dict(dequantized_state_dict(model))
+        assert torch.equal(plain.eval()(images), expected), name
         quantized.remove()
         assert torch.equal(model(images), expected), name
         assert keys < set(model.state_dict())
