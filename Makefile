@@ -4,7 +4,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test compilers kernels test-gpu bench-gpu lint bench docs clean
+.PHONY: help setup demo test compilers kernels test-horovod test-gpu fuzz bench-gpu lint bench docs clean
 
 help: ## Show these lines.
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -27,6 +27,12 @@ kernels: compilers ## Compile every kernel with every run-time compiler for ever
 test-cluster: setup ## Run the tests on several pretend hosts with a real Slurm; needs root, installs Debian's Slurm. ARGS=... too.
 	@./tests/cluster/install.sh
 	@$(PYTHON_ENV) -m pytest -m cluster $(ARGS)
+
+test-horovod: setup ## Run Horovod's own tests and examples with compressors of ours (docs/horovod-tests.md). ARGS=... is passed on.
+	@$(PYTHON_ENV) -m tests.upstream.run $(ARGS)
+
+fuzz: setup ## Feed records, states and checkpoints that nobody has written to their readers (pip install -e '.[fuzz]'). ARGS=... too.
+	@$(PYTHON_ENV) -m tests.fuzz.run --asan $(ARGS)
 
 lint: setup ## Check style, format, types and shell scripts; change nothing.
 	@.venv/bin/ruff check .

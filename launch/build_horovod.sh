@@ -22,7 +22,7 @@ build_horovod_wheel() {
     cmake=$(choose_cmake)
     say "Building Horovod $HOROVOD_VERSION for PyTorch $(torch_version): 2 to 6 minutes, once; the wheel is kept in $target"
     # An interrupted build leaves a directory of another name, never a wheel that looks finished.
-    mkdir -p "$CACHE/wheels"
+    (umask 022 && mkdir -p "$CACHE/wheels")
     PART=$(mktemp -d "$CACHE/wheels/part.XXXXXX")
     chmod 755 "$PART" # mktemp's 700 would lock out the others of a shared cache
     # --no-cache-dir: pip's own cache of wheels knows the version of Horovod but not of PyTorch or MPI, and would hand out a
@@ -39,6 +39,14 @@ build_horovod_wheel() {
     PART=''
 }
 
+# A wheel is code: whoever may write the cache decides what is installed here.
+require_own_cache() {
+    local open
+    [[ -d $CACHE ]] || return 0
+    open=$(find -L "$CACHE" -maxdepth 3 \( -type d -o -name '*.whl' \) -perm -o+w -print -quit)
+    [[ -z $open ]] || die "everybody may write $open, and so choose what is installed here: chmod o-w it, or name another cache with ALQ_HVD_CACHE"
+}
+
 has_wheel() { compgen -G "$1/horovod-*.whl" >/dev/null; }
 
 torch_version() { "$VENV/bin/python" -c 'import importlib.metadata as m; print(m.version("torch"))'; }
@@ -48,6 +56,7 @@ provide_horovod() {
     key=$("$VENV/bin/python" "$ROOT/launch/wheel_key.py" "$HOROVOD_VERSION")
     wheels=$CACHE/wheels/$key
     if stamped horovod "$key" && installed horovod; then return 0; fi
+    require_own_cache
     if has_wheel "$wheels"; then
         say "Horovod $HOROVOD_VERSION for PyTorch $(torch_version) is in the cache: $wheels"
     else

@@ -17,7 +17,7 @@ from alq_hvd.engine.chosen_exchange import ChosenExchange
 from alq_hvd.engine.error_feedback import ErrorFeedback, LossScale
 from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import Transport
-from alq_hvd.errors import StateError, WireFormatError
+from alq_hvd.errors import AlqError, StateError, WireFormatError
 from alq_hvd.exchange.base import Shot, Task
 from alq_hvd.exchange.in_flight import GroupsInFlight
 from alq_hvd.exchange.ledger import Ledger
@@ -276,5 +276,9 @@ class Aggregator:
             self.step, self.exchange.remembered = int(state["step"]), state["break_even"]
             self.ledger.bytes_total = int(state["bytes_total"])
             self._feedback.load_state_dict(residuals, self.shots.all, self._owner)
-        except (KeyError, TypeError) as error:
-            raise StateError(f"expected the result of state_dict(), got one without {error}") from error
+        except AlqError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+            raise StateError(
+                f"expected the result of state_dict(), got something else: {type(error).__name__}: {error}"
+            ) from error

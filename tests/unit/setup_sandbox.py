@@ -29,7 +29,7 @@ PYTHON = """case "$*" in
     *" -e "* | *build_ext*) touch alq_hvd/codec/_native.stand-in.so alq_hvd/checkpoint/_shield.stand-in.so ;;
 esac"""
 
-TOOLS = "bash sh env cat cut paste sed tail grep mkdir mv rm cp touch chmod mktemp flock nproc dirname sha256sum"
+TOOLS = "bash sh env cat cut find paste sed tail grep mkdir mv rm cp touch chmod mktemp flock nproc dirname sha256sum"
 
 
 @dataclass(frozen=True, slots=True)

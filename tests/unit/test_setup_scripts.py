@@ -93,6 +93,21 @@ def test_new_checkout_takes_the_wheel_from_the_cache(
     assert pip_steps(other.calls()) == ["venv", "torch", "horovod", "package"]
 
 
+def test_a_cache_that_everybody_may_write_is_refused(
+    sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    sandbox.run()
+    cache = sandbox.root / "cache"
+    (wheel,) = cache.glob("wheels/*/*.whl")
+    for path in (cache, cache / "wheels", wheel.parent, wheel):
+        before = path.stat().st_mode
+        path.chmod(before | 0o002)
+        done = make_sandbox(tmp_path_factory.mktemp("other")).run(ALQ_HVD_CACHE=str(cache))
+        assert done.returncode == 1, path
+        assert f"everybody may write {path}" in done.stderr
+        path.chmod(before)
+
+
 def test_failed_build_shows_its_log_leaves_no_wheel_and_resumes(sandbox: Sandbox) -> None:
     done = sandbox.run(BREAK_BUILD="1")
     assert done.returncode == 1

@@ -1,0 +1,15 @@
+"""What the MNIST example composes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Compose:
+    """Stand for a composition of transforms, and for each of its parts: the images are ready."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+
+ToTensor = Normalize = Compose
