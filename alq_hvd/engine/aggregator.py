@@ -167,6 +167,8 @@ class Aggregator:
 
         A step that some rank has left out, as with ``hvd.join()``, does not count: those ranks are where they were.
         """
+        if counted:
+            self.shots.end_step(self._control, self.step)
         self.ledger.end_step()
         self.step += counted
         log.at_step(self.step)
@@ -193,6 +195,22 @@ class Aggregator:
         self.ledger.end_step()
         self.step += 1
         log.at_step(self.step)
+
+    def take_over(self, before: Aggregator) -> None:
+        """Go on where ``before``, of other options, has come to, with its step and counters.
+
+        Shots that are quantised as they were there keep their levels; the others are fitted as soon as possible.
+        """
+        self.step, self.ledger.bytes_total = before.step, before.ledger.bytes_total
+        self.ledger.seconds.update(before.ledger.seconds)
+        same_method = before._options.method == self._options.method
+        kept = {shot.index: shot for shot in before.shots.all if same_method}
+        for shot in self.shots.all:
+            old = kept.get(shot.index)
+            if old is not None and old.config == shot.config:
+                shot.load_state_dict(old.state_dict())
+            else:
+                shot.fit_is_due = self._options.resolve().policy.adapts
 
     def scale_changed(self, old: float, new: float) -> None:
         """Say, between steps, that gradients are multiplied by ``new`` instead of by ``old`` from now on.

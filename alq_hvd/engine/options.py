@@ -53,6 +53,8 @@ class Options:
         error_feedback: add to each gradient what the last record lacked of it, so that nothing is lost for good. Costs
             four bytes a coordinate and time to encode. Pauses, with a warning, while records lose more than they carry
             (a relative variance of 1 or more).
+        start_at: so many steps, from the first of the training, sum gradients exactly; fits that fall into them are
+            done in the first step that is quantised.
         schedule: when levels are fitted; see ``Schedule.parse``.
         seed: of the stochastic rounding.
         fusion_elements: coordinates that travel together. More: fewer collectives, less overlap with the backward pass.
@@ -87,6 +89,7 @@ class Options:
     break_even: bool | None = None
     accumulator: str = PLANNED
     error_feedback: bool = False
+    start_at: int = 0
     schedule: Schedule | int | Sequence[int] | None = None
     seed: int = 0
     fusion_elements: int = 2**22
@@ -114,6 +117,18 @@ class Options:
         size = DEFAULT_BUCKET_SIZE if bucket_size is None else bucket_size
         return cls(method=method, bits=tuple(bits) if isinstance(bits, Sequence) else bits, bucket_size=size, **options)
 
+    def changed(self, **changes: Any) -> Options:
+        """Return these options with other values for some.
+
+        Raises:
+            ConfigurationError: see the class; also for ``name``, which stays.
+            TypeError: for an option that there is not.
+        """
+        if changes.get("name", self.name) != self.name:
+            raise ConfigurationError(f"name: expected it to stay {self.name!r}, got {changes['name']!r}")
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Options.of(**{**own, **changes})
+
     def __post_init__(self) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
@@ -121,6 +136,7 @@ class Options:
         require_int("seed", self.seed, -(2**63), 2**63 - 1)
         require_int("fusion_elements", self.fusion_elements, 1, MAXIMUM_ELEMENTS)
         require_int("min_elements", self.min_elements, 0, MAXIMUM_ELEMENTS)
+        require_int("start_at", self.start_at, 0, 2**62)
         require_int("measure_every", self.measure_every, 1, 2**62)
         if self.exchange not in choice.NAMES:
             raise ConfigurationError(f"exchange: expected one of {', '.join(choice.NAMES)}, got {self.exchange!r}")

@@ -34,8 +34,8 @@ class Session:
     3. ``flush`` once; then ``take`` every slot, or the ``result`` of every group.
     4. ``end_step``.
 
-    A step is exact, and not quantised, where some rank takes no part in it, where all ranks repeat what was reduced
-    before, and where plain all-reduce was measured to be faster.
+    A step is exact, and not quantised, before the options' ``start_at``, where some rank takes no part in it, where all
+    ranks repeat what was reduced before, and where plain all-reduce was measured to be faster.
 
     All ranks must agree on: the options, the layout, the number of steps. Groups may be filled, and results taken, in
     any order on any rank.
@@ -51,6 +51,7 @@ class Session:
     Attributes:
         rank, size: in the present world; 0 before there is one.
         is_plain: measured: compression would not pay in this world.
+        is_reconfigured: options have changed in this world, and ranks have not agreed on the new ones yet.
         attendance: who takes part in the open step; ``None`` before that is known.
     """
 
@@ -64,15 +65,35 @@ class Session:
         overwrites: bool = True,
         loss_scale: LossScale | None = None,
     ) -> None:
-        self.options = options
-        self.exact_method = options.resolve().exact
         self.codecs = codecs or Codecs(options.codec)
         self._make_transport = transport
         self._transport: Transport | None = None
-        self._sampler = sampler
+        self._sampler, self._loss_scale = sampler, loss_scale
         self._overwrites = overwrites
-        self.aggregator = Aggregator(options, self.codecs.host, sampled=sampler is not None, loss_scale=loss_scale)
+        self.is_reconfigured = False
+        self.aggregator = self._under(options)
+        self.reset()
+
+    def _under(self, options: Options) -> Aggregator:
+        self.options = options
+        self.exact_method = options.resolve().exact
         self.configuration = fingerprint({**options.shared(), "alq_hvd": __version__})
+        sampled = self._sampler is not None
+        return Aggregator(options, self.codecs.host, sampled=sampled, loss_scale=self._loss_scale)
+
+    def reconfigure(self, **changes: Any) -> None:
+        """Go on under other options from the next step on; call it between the same two steps on every rank.
+
+        Step and counters stay, and so do the levels of shots that are quantised as before. All ranks agree anew.
+
+        Raises:
+            ConfigurationError: for a value out of range; nothing has changed then.
+            TypeError: for an option that there is not.
+        """
+        before, options = self.aggregator, self.options.changed(**changes)
+        self.aggregator = self._under(options)
+        self.aggregator.take_over(before)
+        self._transport, self.is_reconfigured = None, True
         self.reset()
 
     def reset(self) -> None:
@@ -168,7 +189,7 @@ class Session:
             decision = self.aggregator.choose_by_time(layout.group_elements, plain, self.groups.main_codec)
             self.is_plain = decision.choice == PLAIN
         self.aggregator.lay_out(fingerprint({"gradients": layout.describe()}))
-        self._agreed = True
+        self._agreed, self.is_reconfigured = True, False
 
     def give_up_layout(self) -> None:
         """Expect another layout: the next step begins with ``lay_out``."""
@@ -237,7 +258,7 @@ class Session:
         """Return whether records travel in the open step."""
         attendance = self.attendance
         whole = attendance is None or (attendance.present == self.size and not attendance.repeats)
-        return whole and not self.is_plain and not self.exact_method
+        return whole and not self.is_plain and not self.exact_method and self.step >= self.options.start_at
 
     def _start_ready(self) -> None:
         ready, self._ready = self._ready, []

@@ -188,6 +188,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             return tensor if tensor.dtype == ctx.dtype else tensor.to(ctx.dtype)
         session, reduced = self._session, tensor.reshape(-1).tolist()
         ctx.probe.require_same_ranks(reduced, ctx.name)
+        if session.is_reconfigured:  # a rank that was not would never come to the agreement
+            ctx.probe.check(reduced, ctx.name, session.attend())
         if not self._delivering:
             self._all_gradients_seen()
         factor = ctx.probe.check(reduced, ctx.name, session.attend())
@@ -212,6 +214,24 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         """
         self._session.aggregator.scale_changed(old, new)
 
+    def reconfigure(self, **changes: Any) -> None:
+        """Go on with other options, as in ``reconfigure(bits=2, exchange="two_shot")``, from the next step on.
+
+        Call it between the same two steps on every rank. Step and counters stay, and so do levels where gradients are
+        quantised as before; else they are fitted in the next step. A state that is saved afterwards is one of the new
+        options.
+
+        Raises:
+            CallOrderError: in the middle of a step.
+            ConfigurationError: for a value out of range; nothing has changed then.
+            TypeError: for an option that there is not.
+        """
+        self._require_between_steps("reconfigure")
+        self._session.reconfigure(**changes)
+        self.options = options = self._session.options
+        self._keys = keys(self._named, options.min_elements, options.fusion_elements, self._session.codecs.place)
+        self._forget_world()
+
     def metrics(self) -> dict[str, Any]:
         """Return what this rank counted so far, as plain values that json can write.
 
@@ -231,8 +251,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
 
         Plain Python values, the same on every rank but for counters and, with error feedback, residuals: tensors.
         """
-        if self._outstanding:
-            raise CallOrderError("state_dict: expected to be called between steps, got a step with gradients in flight")
+        self._require_between_steps("state_dict")
         return self._session.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -263,6 +282,10 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             self._grad_scaler,
             self.state_dict(),
         )
+
+    def _require_between_steps(self, call: str) -> None:
+        if self._outstanding:
+            raise CallOrderError(f"{call}: expected to be called between steps, got a step with gradients in flight")
 
     def _stage(self, slot: Slot, tensor: Any) -> None:
         """Keep a gradient until all ranks have agreed on its place."""
