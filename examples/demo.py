@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import signal
 import sys
@@ -27,7 +28,7 @@ except ModuleNotFoundError as missing:
 
 TRAIN_IMAGES = Path(__file__).with_name("train_images.py")
 RUNS = ("fp32", "fp16", "alq:3", "eden:2")
-RUN_FORM = "METHOD[:BITS[:rotate][:feedback]]"
+RUN_FORM = "METHOD[:BITS[:rotate][:feedback]][:WEIGHTS]"
 """How a training is named on the command line."""
 
 
@@ -73,7 +74,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[run(name) for name in RUNS],
         metavar=RUN_FORM,
-        help="what to compare, for example: fp32 alq:3 optimal:2:rotate eden:2:feedback",
+        help="what to compare, for example: fp32 alq:3 optimal:2:rotate eden:2:feedback alq:3:laq3 fp32:lab",
     )
     parser.add_argument("--train-images", type=positive, default=12_000, help="training images")
     parser.add_argument("--test-images", type=positive, help="test images (default: all)")
@@ -102,26 +103,31 @@ class Run:
     bits: int | None
     rotate: bool = False
     feedback: bool = False
+    weights: str | None = None
 
     @property
     def label(self) -> str:
         described = self.method if self.bits is None else f"{self.method} {self.bits} bits"
-        return described + " rotated" * self.rotate + " feedback" * self.feedback
+        described += " rotated" * self.rotate + " feedback" * self.feedback
+        return described + (f" weights {self.weights}" if self.weights else "")
 
     @property
     def arguments(self) -> list[str]:
         bits = [] if self.bits is None else ["--bits", str(self.bits)]
         how = ["--rotate"] * self.rotate + ["--error-feedback"] * self.feedback
-        return ["--compression", self.method, *bits, *how]
+        weights = ["--weights", self.weights] if self.weights else []
+        return ["--compression", self.method, *bits, *how, *weights]
 
 
 def run(text: str) -> Run:
-    """Read ``RUN_FORM``; the method itself is checked by ``train_images.py``."""
-    method, *rest = text.split(":")
-    how = rest[1:]
-    if (rest and not rest[0].isdigit()) or how not in ([], ["rotate"], ["feedback"], ["rotate", "feedback"]):
+    """Read ``RUN_FORM``; method and scheme themselves are checked by ``train_images.py``."""
+    found = re.fullmatch(
+        r"(?P<method>\w+)(:(?P<bits>\d+)(?P<rotate>:rotate)?(?P<feedback>:feedback)?)?(:(?P<weights>[a-z]\w*))?", text
+    )
+    if found is None or found["weights"] in ("rotate", "feedback"):
         raise argparse.ArgumentTypeError(f"expected {RUN_FORM}, got {text!r}")
-    return Run(method, int(rest[0]) if rest else None, "rotate" in how, "feedback" in how)
+    bits = None if found["bits"] is None else int(found["bits"])
+    return Run(found["method"], bits, bool(found["rotate"]), bool(found["feedback"]), found["weights"])
 
 
 def train(one: Run, options: argparse.Namespace, place: int) -> Result:

@@ -2,7 +2,7 @@
 
     horovodrun -np 4 python examples/train_images.py --compression alq --bits 3
 
-The three places that differ from stock Horovod training are marked (1), (2), (3).
+The places that differ from stock Horovod training are marked (1) to (4).
 """
 
 from __future__ import annotations
@@ -96,10 +96,11 @@ def train(options: argparse.Namespace, images: Images, guard: PreemptionGuard | 
         named_parameters=model.named_parameters(),
         compression=compression,  # (2) Horovod's own keyword
     )
+    weights = methods.quantise_weights(options.weights, model, optimizer)  # (4) alq_hvd.weights, with --weights alone
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=total_steps)
 
     world = describe_world()
-    saver = Saver(options, model, optimizer, schedule, compression)
+    saver = Saver(options, model, optimizer, schedule, compression, weights)
     at = saver.restore()
     meter = methods.Meter(options.compression, compression, model, at.adapted_at)  # (3) to show what happens inside
     clock = StepClock(meter.codec_seconds, at.step, at.seconds)
@@ -163,8 +164,8 @@ def train(options: argparse.Namespace, images: Images, guard: PreemptionGuard | 
     train_seconds = time.perf_counter() - began
     progress.close()
 
-    weights = digest(model.state_dict())
-    mine = {"rank": hvd.rank(), "weights_sha256": weights, "seconds_per_step": clock.per_step()}
+    final = digest(model.state_dict())
+    mine = {"rank": hvd.rank(), "weights_sha256": final, "seconds_per_step": clock.per_step()}
     write_json(options.output / f"rank-{hvd.rank()}.json", mine)
     result = {
         **{name: value for name, value in vars(options).items() if isinstance(value, (int, float, str))},
@@ -184,7 +185,7 @@ def train(options: argparse.Namespace, images: Images, guard: PreemptionGuard | 
         "variance": at.variance,
         "seconds_per_step": clock.per_step(),
         "train_seconds": train_seconds,
-        "weights_sha256": weights,
+        "weights_sha256": final,
         **world,
         **meter.summary(),
     }

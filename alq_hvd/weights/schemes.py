@@ -265,6 +265,17 @@ def scheme(name: str, bits: int | None = None) -> Scheme:
     return entry.make(chosen)
 
 
+def from_text(text: str) -> Scheme:
+    """Return the scheme that a command line names, with bits behind it where they are not the usual ones (``laq3``).
+
+    Raises:
+        ConfigurationError: for an unknown name, or a width at which it is not defined.
+    """
+    if text not in _REGISTRY and text[-1:].isdigit():
+        return scheme(text[:-1], int(text[-1]))
+    return scheme(text)
+
+
 def bits_of(name: str) -> tuple[int, int]:
     """Return the smallest and the largest width at which the scheme ``name`` is defined."""
     return _REGISTRY[name].bits

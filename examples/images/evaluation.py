@@ -13,7 +13,8 @@ def average_statistics(model: torch.nn.Module) -> None:
 
     An all-gather and a mean, not an allreduce: Horovod may add up in another order in another run.
     """
-    buffers = [buffer for _, buffer in model.named_buffers() if buffer.is_floating_point()]
+    norms = ("running_mean", "running_var")  # and not the scales of quantised weights, which are equal everywhere
+    buffers = [buffer for name, buffer in model.named_buffers() if name.endswith(norms)]
     own = torch.cat([buffer.flatten() for buffer in buffers])
     means = hvd.allgather(own[None], name="statistics").mean(dim=0)
     for buffer, mean in zip(buffers, means.split([buffer.numel() for buffer in buffers]), strict=True):

@@ -44,6 +44,16 @@ def build(options: argparse.Namespace, model: torch.nn.Module) -> Any:
     )
 
 
+def quantise_weights(text: str | None, model: torch.nn.Module, optimizer: Any) -> Any:
+    """Let the inner layers of ``model`` compute with the scheme that ``text`` names; ``None`` where there is none."""
+    if text is None:
+        return None
+    from alq_hvd.weights import quantize_weights, schemes
+
+    scheme = schemes.from_text(text)
+    return quantize_weights(model, scheme.name, scheme.bits, optimizer=optimizer)
+
+
 @dataclass(frozen=True)
 class Reading:
     """Hold what a compression says about itself at one step, on this rank."""

@@ -49,6 +49,11 @@ def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | 
         help="measure first, and leave gradients to plain Horovod where compression would not pay, as it does not on "
         "one machine (default: compress in any case)",
     )
+    method.add_argument(
+        "--weights",
+        metavar="SCHEME",
+        help="compute with quantised weights, too: a scheme of alq_hvd.weights and its bits, for example laq3 or lab",
+    )
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=positive, default=6, help="passes over the training images (default: 6)")
     training.add_argument("--batch-size", type=positive, default=128, help="images a step, of all ranks (default: 128)")
@@ -78,7 +83,7 @@ def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | 
     default = methods[options.compression]
     options.bits = options.bits or default
     described = (f" {options.bits} bits" if default else "") + " rotated" * options.rotate
-    described += " feedback" * options.error_feedback
+    described += " feedback" * options.error_feedback + (f" weights {options.weights}" if options.weights else "")
     options.label = options.label or options.compression + described
     options.output = options.output or Path("runs") / options.label.replace(" ", "-")
     return options

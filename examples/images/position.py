@@ -50,7 +50,13 @@ class Saver:
     """Restore a run's position at its start and save it now and then; do nothing without ``--checkpoint``."""
 
     def __init__(
-        self, options: argparse.Namespace, model: torch.nn.Module, optimizer: Any, schedule: Any, compression: Any
+        self,
+        options: argparse.Namespace,
+        model: torch.nn.Module,
+        optimizer: Any,
+        schedule: Any,
+        compression: Any,
+        weights: Any = None,
     ) -> None:
         self._every: int = options.checkpoint_every
         self._checkpoint: Checkpoint | None = None
@@ -63,6 +69,7 @@ class Saver:
                 schedule=schedule,
                 compression=compression,
                 settings=settings,
+                own={} if weights is None else {"weights": weights},
             )
 
     def restore(self) -> Position:

@@ -45,7 +45,7 @@ def test_a_run_that_fails_ends_the_demo_with_its_output(tmp_path: Path) -> None:
 def test_bad_options_are_named() -> None:
     done = demo("--runs", "alq:", timeout=60)
     assert done.returncode == 2
-    assert "expected METHOD[:BITS[:rotate][:feedback]], got 'alq:'" in done.stderr
+    assert "expected METHOD[:BITS[:rotate][:feedback]][:WEIGHTS], got 'alq:'" in done.stderr
 
 
 def test_the_minimal_program_learns(tmp_path: Path) -> None:

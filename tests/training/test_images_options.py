@@ -40,6 +40,7 @@ def test_bad_input_is_named(arguments: list[str], message: str, capsys: pytest.C
         (["--compression", "terngrad"], "terngrad 2 bits", "terngrad-2-bits"),
         (["--bits", "2", "--rotate"], "alq 2 bits rotated", "alq-2-bits-rotated"),
         (["--bits", "2", "--error-feedback"], "alq 2 bits feedback", "alq-2-bits-feedback"),
+        (["--weights", "laq3"], "alq 3 bits weights laq3", "alq-3-bits-weights-laq3"),
     ],
 )
 def test_a_run_gets_a_label_and_a_folder(arguments: list[str], label: str, output: str) -> None:
