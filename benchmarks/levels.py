@@ -24,13 +24,14 @@ import numpy.typing as npt
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from alq_hvd.cli.measurement import measure  # noqa: E402
+from alq_hvd.codec.measurement import measure  # noqa: E402
 from alq_hvd.codec.reference import ReferenceCodec  # noqa: E402
 from alq_hvd.machine import processor  # noqa: E402
 from alq_hvd.quantiser import methods  # noqa: E402
 from alq_hvd.quantiser.config import NORMS, Norm, QuantiserConfig  # noqa: E402
 from alq_hvd.quantiser.levels import Levels  # noqa: E402
-from alq_hvd.quantiser.policies import AlqPublished, Policy, fixed  # noqa: E402
+from alq_hvd.quantiser.policies import Policy, fixed  # noqa: E402
+from benchmarks.alq_published import AlqPublished  # noqa: E402
 from benchmarks.real_gradients import STEPS, real_gradients  # noqa: E402
 from tests.support.oracle import best_of_raw_samples  # noqa: E402
 

@@ -21,8 +21,8 @@ import numpy.typing as npt
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from alq_hvd.cli.measurement import fit, measure  # noqa: E402
 from alq_hvd.codec.keys import StreamKey, stream_key  # noqa: E402
+from alq_hvd.codec.measurement import fit, measure  # noqa: E402
 from alq_hvd.codec.reference import quantise  # noqa: E402
 from alq_hvd.codec.rotation import rotate, rotate_back, rotate_values_back, sign_key  # noqa: E402
 from alq_hvd.machine import processor  # noqa: E402

@@ -29,7 +29,7 @@ import numpy.typing as npt
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from alq_hvd.cli.measurement import fit, measure  # noqa: E402
+from alq_hvd.codec.measurement import fit, measure  # noqa: E402
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld  # noqa: E402
 from alq_hvd.machine import processor  # noqa: E402
 from alq_hvd.quantiser import methods  # noqa: E402

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alq_hvd.cli.gradient_file import read_gradient
-from alq_hvd.cli.measurement import Measured, fit, measure
+from alq_hvd.codec.measurement import Measured, fit, measure
 from alq_hvd.quantiser import methods
 from alq_hvd.quantiser.config import DEFAULT_BUCKET_SIZE, NORMS, QuantiserConfig
 from alq_hvd.quantiser.policies import LevelUpdate

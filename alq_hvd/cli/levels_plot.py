@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from alq_hvd.cli.measurement import chunks
+from alq_hvd.codec.measurement import chunks
 from alq_hvd.codec.reference import ReferenceCodec
 from alq_hvd.errors import BackendUnavailable, ConfigurationError
 from alq_hvd.quantiser.config import QuantiserConfig

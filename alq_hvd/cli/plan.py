@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alq_hvd.cli.gradient_file import read_gradient
-from alq_hvd.cli.measurement import fit, measure
+from alq_hvd.codec.measurement import fit, measure
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.planning import units
 from alq_hvd.planning.cost import CodecSpeed, Link, World

@@ -19,11 +19,11 @@ from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import Transport
 from alq_hvd.errors import AlqError, StateError, WireFormatError
 from alq_hvd.exchange.base import Shot, Task
+from alq_hvd.exchange.break_even import Decision
 from alq_hvd.exchange.in_flight import GroupsInFlight
 from alq_hvd.exchange.ledger import Ledger
 from alq_hvd.exchange.plain import PlainAllreduce
 from alq_hvd.exchange.residuals import Owner
-from alq_hvd.planning.break_even import Decision
 
 STATE_VERSION = 5
 _NO_GROUP = -1

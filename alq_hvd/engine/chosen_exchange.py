@@ -16,13 +16,12 @@ from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import Transport
 from alq_hvd.errors import BackendUnavailable, ConfigurationError
 from alq_hvd.exchange.base import Exchange, ExchangeFunction, Task
-from alq_hvd.exchange.choice import AUTO, COLLECTIVES, FLAT, HIERARCHICAL, SHOTS, choose
-from alq_hvd.exchange.hierarchical import Hierarchical
+from alq_hvd.exchange.break_even import PLAIN, Decision
+from alq_hvd.exchange.kinds import AUTO, KINDS, ExchangeKind, choose
 from alq_hvd.exchange.ledger import Ledger
 from alq_hvd.exchange.plain import PlainAllreduce
 from alq_hvd.exchange.residuals import Residuals
 from alq_hvd.exchange.trial import decide_by_time
-from alq_hvd.planning.break_even import PLAIN, Decision
 
 _logger = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ class ChosenExchange:
     All ranks must agree on: the options.
 
     Attributes:
-        name: of the exchange; ``""`` before ``connect``.
+        kind: of the exchange; ``None`` before ``connect``.
         decision: of ``choose_by_time``; ``None`` before.
         remembered: the latest decision, of this world or of a loaded state, with the number of ranks that took it, as
             plain values.
@@ -46,7 +45,7 @@ class ChosenExchange:
 
     def disconnect(self) -> None:
         """Leave the world; what is remembered stays."""
-        self.name = ""
+        self.kind: ExchangeKind | None = None
         self.decision: Decision | None = None
         self._transport: Transport | None = None
         self._function: ExchangeFunction | None = None
@@ -55,22 +54,24 @@ class ChosenExchange:
         """Take the exchange that the options name, or that sends the fewest bytes."""
         options, communicator = self._options, transport.gradients
         self._transport = transport
-        self.name = choose(options.exchange, communicator.size, options.bits_of_shots, options.bucket_size)
-        if self.name == HIERARCHICAL:
-            nodes = transport.nodes(options.ranks_per_node, f"{options.name}.nodes")
-            self._function = self._on(nodes, communicator.rank)
-        else:
-            self._function = FLAT[self.name]
+        self.kind = choose(options.exchange, communicator.size, options.bits_of_shots, options.bucket_size)
+        nodes = transport.nodes(options.ranks_per_node, self._nodes_name) if self.kind.needs_nodes else None
+        self._function = self._made(self.kind, nodes)
+
+    @property
+    def name(self) -> str:
+        """Return the name of the exchange; empty before ``connect``."""
+        return "" if self.kind is None else self.kind.name
 
     @property
     def shots(self) -> int:
         """Return how many times gradients are quantised on their way."""
-        return SHOTS.get(self.name, 1)
+        return 1 if self.kind is None else self.kind.shots
 
     @property
     def collectives(self) -> int:
         """Return how many collectives of a group follow each other."""
-        return COLLECTIVES[self.name]
+        return 1 if self.kind is None else self.kind.collectives
 
     def __call__(self, values: Values, task: Task) -> Exchange:
         """Start to sum ``values`` over the ranks; see ``ExchangeFunction``."""
@@ -98,7 +99,7 @@ class ChosenExchange:
             decision = decide_by_time(aside, exchanges, groups, plain)
         self.decision, self.remembered = decision, {"ranks": size, **decision.as_json()}
         if decision.choice != PLAIN:
-            self.name, self._function = decision.choice, exchanges[decision.choice]
+            self.kind, self._function = KINDS[decision.choice], exchanges[decision.choice]
         if task.communicator.rank == 0:
             # A user who asked for compression and does not get it shall see so without asking for logs.
             level = logging.WARNING if decision.choice == PLAIN else logging.INFO
@@ -112,20 +113,28 @@ class ChosenExchange:
         options = self._options
         if options.exchange != AUTO:
             return {self.name: self._function}
-        nodes = _useful_nodes(self._transport, options.ranks_per_node, f"{options.name}.nodes")
-        return FLAT if nodes is None else {**FLAT, HIERARCHICAL: self._on(nodes, self._transport.gradients.rank)}
+        nodes = _useful_nodes(self._transport, options.ranks_per_node, self._nodes_name)
+        possible = [kind for kind in KINDS.values() if nodes is not None or not kind.needs_nodes]
+        return {kind.name: self._made(kind, nodes) for kind in possible}
 
-    def _on(self, nodes: Nodes, rank: int) -> Hierarchical:
-        """Return the hierarchical exchange, which adds up in the type that the options name or that suits a node."""
+    @property
+    def _nodes_name(self) -> str:
+        return f"{self._options.name}.nodes"
+
+    def _made(self, kind: ExchangeKind, nodes: Nodes | None) -> ExchangeFunction:
+        """Return what sums a group, inside nodes in the type that the options name or that suits them."""
+        if kind.function is not None:
+            return kind.function
+        assert kind.make is not None and nodes is not None and self._transport is not None
         options = self._options
         # What a node's sum loses to rounding, no residual remembers: error feedback wants it exact.
         asked = "fp32" if options.error_feedback and options.accumulator == PLANNED else options.accumulator
         plan = plan_inside_node(nodes.inside.size, options.bits_of_shots[0], options.bucket_size, asked)
-        if rank == 0:
+        if self._transport.gradients.rank == 0:
             level = logging.WARNING if plan.problem else logging.INFO
             _logger.log(level, "sums of %d ranks inside a node are kept in %s: %s", nodes.inside.size, plan.dtype,
                         plan.problem or plan.reason)  # fmt: skip
-        return Hierarchical(nodes, TYPES[plan.dtype])
+        return kind.make(nodes, TYPES[plan.dtype])
 
 
 def _useful_nodes(transport: Transport, ranks_per_node: int | None, name: str) -> Nodes | None:

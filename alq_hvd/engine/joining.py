@@ -12,7 +12,7 @@ from alq_hvd.engine.layout import FusionLayout
 from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import Transport
 from alq_hvd.errors import ConfigurationError
-from alq_hvd.exchange.choice import AUTO
+from alq_hvd.exchange.kinds import AUTO
 from alq_hvd.exchange.plain import PlainAllreduce
 from alq_hvd.version import __version__
 

@@ -12,7 +12,7 @@ from alq_hvd.codec import choice as codecs
 from alq_hvd.communicator.base import DEFAULT_TIMEOUT
 from alq_hvd.engine.adaptation.schedule import Schedule
 from alq_hvd.errors import ConfigurationError
-from alq_hvd.exchange import choice
+from alq_hvd.exchange import kinds
 from alq_hvd.quantiser.config import DEFAULT_BUCKET_SIZE, MAXIMUM_BUCKET_SIZE, Norm, QuantiserConfig, require_int
 from alq_hvd.quantiser.methods import Method, method, usual_bits
 from alq_hvd.quantiser.record import MAXIMUM_ELEMENTS
@@ -40,7 +40,7 @@ class Options:
             ``eden``, which draws none. See docs/decisions/0015-correlated-rounding.md.
         exchange: ``"allgather"`` (few ranks), ``"two_shot"`` (many), ``"hierarchical"`` (several ranks a node: not
             quantised inside, two-shot between nodes), or ``"auto"``: the one that suits the world; see ``break_even``
-            and ``exchange.choice``.
+            and ``exchange.kinds``.
         ranks_per_node: for ``"hierarchical"``: so many ranks that follow each other make a node; ``None`` asks Horovod.
         break_even: measure link and codec before the first step, choose the exchange by time, and leave gradients to
             plain Horovod where compression would not pay. ``None``: where ``exchange`` is ``"auto"`` and gradients
@@ -84,7 +84,7 @@ class Options:
     free_ends: bool = False
     rotate: bool | None = None
     correlated: bool | None = None
-    exchange: str = choice.AUTO
+    exchange: str = kinds.AUTO
     ranks_per_node: int | None = None
     break_even: bool | None = None
     accumulator: str = PLANNED
@@ -138,8 +138,7 @@ class Options:
         require_int("min_elements", self.min_elements, 0, MAXIMUM_ELEMENTS)
         require_int("start_at", self.start_at, 0, 2**62)
         require_int("measure_every", self.measure_every, 1, 2**62)
-        if self.exchange not in choice.NAMES:
-            raise ConfigurationError(f"exchange: expected one of {', '.join(choice.NAMES)}, got {self.exchange!r}")
+        kinds.kind_of(self.exchange)
         if self.ranks_per_node is not None:
             require_int("ranks_per_node", self.ranks_per_node, 1, 2**20)
         self._check_bits()
@@ -163,7 +162,7 @@ class Options:
             return
         if len(self.bits) != 2:
             raise ConfigurationError(f"bits: expected one width, or one for each of two shots, got {self.bits!r}")
-        if choice.SHOTS.get(self.exchange) == 1:
+        if self._most_shots == 1:
             raise ConfigurationError(f"bits: {self.exchange} quantises once and takes one width, got {self.bits!r}")
 
     @property
@@ -171,7 +170,12 @@ class Options:
         """Return the width of a code in each shot that the exchange may take."""
         if isinstance(self.bits, tuple):
             return self.bits
-        return (self.bits,) * choice.SHOTS.get(self.exchange, 2)
+        return (self.bits,) * self._most_shots
+
+    @property
+    def _most_shots(self) -> int:
+        kind = kinds.kind_of(self.exchange)
+        return kinds.MOST_SHOTS if kind is None else kind.shots
 
     @property
     def plain_bits(self) -> int | list[int]:

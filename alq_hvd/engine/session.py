@@ -16,10 +16,10 @@ from alq_hvd.engine.layout import FusionLayout, Slot
 from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import Attendance, Transport, TransportMaker
 from alq_hvd.exchange.base import Task
+from alq_hvd.exchange.break_even import PLAIN
 from alq_hvd.exchange.in_flight import GroupsInFlight
 from alq_hvd.exchange.ledger import Ledger
 from alq_hvd.exchange.plain import GatheredAllreduce, PlainExchange
-from alq_hvd.planning.break_even import PLAIN
 from alq_hvd.version import __version__
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from alq_hvd.codec.base import Bytes, Values
 from alq_hvd.communicator.base import Communicator, broadcast_bytes
 from alq_hvd.exchange.base import ExchangeFunction, Task
+from alq_hvd.exchange.break_even import HALF, PLAIN, Decision, Line, decide
 from alq_hvd.exchange.in_flight import InFlight
 from alq_hvd.exchange.plain import PlainAllreduce
-from alq_hvd.planning.break_even import HALF, PLAIN, Decision, Line, decide
 
 SIZES = (2**14, 2**19)
 """Elements of the small and of the large message: 2 MB of float32, which 10 Mbit/s carry in seconds."""

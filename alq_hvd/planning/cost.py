@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from alq_hvd.errors import ConfigurationError
-from alq_hvd.planning import traffic
+from alq_hvd.exchange import traffic
 from alq_hvd.quantiser.config import require_int
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from alq_hvd.exchange.choice import AUTO, NAMES
+from alq_hvd.exchange.kinds import AUTO, NAMES
 from images.progress import MODES
 
 

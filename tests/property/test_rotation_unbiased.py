@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from alq_hvd.cli.measurement import fit
 from alq_hvd.codec.base import Codec
 from alq_hvd.codec.keys import stream_key
+from alq_hvd.codec.measurement import fit
 from alq_hvd.codec.native import NativeCodec
 from alq_hvd.codec.reference import ReferenceCodec
 from alq_hvd.quantiser.config import QuantiserConfig

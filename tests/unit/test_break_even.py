@@ -18,8 +18,8 @@ from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.errors import ConfigurationError, ConfigurationMismatch
 from alq_hvd.exchange import trial
+from alq_hvd.exchange.break_even import MARGIN, PLAIN, Decision, Line, decide
 from alq_hvd.exchange.plain import GatheredAllreduce
-from alq_hvd.planning.break_even import MARGIN, PLAIN, Decision, Line, decide
 from tests.support.exchanging import gradient
 from tests.support.stand_in import reduce_gradients
 

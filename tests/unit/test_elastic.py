@@ -13,7 +13,7 @@ import torch
 import alq_hvd
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.errors import AlqError, CallOrderError, ConfigurationMismatch
-from alq_hvd.exchange.choice import choose
+from alq_hvd.exchange.kinds import choose
 from alq_hvd.frontends.horovod import elastic
 from alq_hvd.frontends.horovod.elastic import CompressionHandler
 from tests.support.exchanging import Watched
@@ -187,7 +187,7 @@ def test_a_rank_that_has_not_loaded_the_state_is_named_with_the_remedy() -> None
 
 def test_exchange_and_bytes_belong_to_the_world_and_bytes_total_to_the_rank() -> None:
     old = first_world(2, exchange="auto")
-    assert old[0].compression.metrics()["exchange"] == choose("auto", 2, (3, 3), 64)
+    assert old[0].compression.metrics()["exchange"] == choose("auto", 2, (3, 3), 64).name
     sent = [process.compression.metrics()["bytes_total"] for process in old]
     assert min(sent) > 0
 
@@ -196,8 +196,8 @@ def test_exchange_and_bytes_belong_to_the_world_and_bytes_total_to_the_rank() ->
         assert total == (sent[process.place.rank] if process.place.rank < 2 else 0)
 
     processes, _ = next_world(old, 8, range(2, 4), counts, exchange="auto")
-    assert processes[0].compression.metrics()["exchange"] == choose("auto", 8, (3, 3), 64)
-    assert choose("auto", 8, (3, 3), 64) != choose("auto", 2, (3, 3), 64)
+    assert processes[0].compression.metrics()["exchange"] == choose("auto", 8, (3, 3), 64).name
+    assert choose("auto", 8, (3, 3), 64) is not choose("auto", 2, (3, 3), 64)
 
 
 def test_a_rank_that_keeps_its_place_keeps_its_residuals_and_a_world_of_another_size_has_none() -> None:

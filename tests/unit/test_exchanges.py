@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from alq_hvd.exchange import traffic
 from alq_hvd.exchange.allgather import allgather
 from alq_hvd.exchange.base import ExchangeFunction
 from alq_hvd.exchange.chunks import deal
 from alq_hvd.exchange.two_shot import two_shot
-from alq_hvd.planning import traffic
 from tests.support.exchanging import exchange, gradient
 
 FUNCTIONS = {"allgather": allgather, "two_shot": two_shot}

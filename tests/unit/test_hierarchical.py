@@ -15,7 +15,7 @@ from alq_hvd.engine.aggregator import Aggregator
 from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.errors import ConfigurationError
-from alq_hvd.planning import traffic
+from alq_hvd.exchange import traffic
 from tests.support.exchanging import aggregate, gradient
 from tests.support.grid import grid
 

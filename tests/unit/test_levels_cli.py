@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from alq_hvd import cli
-from alq_hvd.cli import measurement
 from alq_hvd.cli.levels import CHOICES
+from alq_hvd.codec import measurement
 from alq_hvd.quantiser import theory
 from tests.support.real_gradient import real_gradient, relative_variance
 

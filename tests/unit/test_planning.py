@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from alq_hvd.errors import ConfigurationError
-from alq_hvd.planning import cost, traffic, units
+from alq_hvd.exchange import traffic
+from alq_hvd.planning import cost, units
 from alq_hvd.planning.cost import CodecSpeed, Link, World
 from alq_hvd.planning.rows import Row, Workload, recommend, rows
 from alq_hvd.planning.variance import mean_error

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from alq_hvd.quantiser.policies import Alq, AlqPublished, fixed
+from alq_hvd.quantiser.policies import Alq, fixed
+from benchmarks.alq_published import AlqPublished
 from tests.support.model_statistics import model_statistics
 from tests.support.real_gradient import real_gradient, relative_variance, statistics_of
 

@@ -6,11 +6,12 @@ import pytest
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser import methods
 from alq_hvd.quantiser.levels import Levels
-from alq_hvd.quantiser.policies import Alq, AlqGradient, AlqPublished, Amq, Optimal, Policy, fixed
+from alq_hvd.quantiser.policies import Alq, AlqGradient, Amq, Optimal, Policy, fixed
 from alq_hvd.quantiser.policies.distributions import PiecewiseUniform
 from alq_hvd.quantiser.policies.dynamic_programming import clamp_costs, shortest_path
 from alq_hvd.quantiser.policies.objective import psi
 from alq_hvd.quantiser.statistics import GradientStatistics
+from benchmarks.alq_published import AlqPublished
 from tests.support.oracle import best_of_raw_samples
 from tests.support.real_gradient import real_gradient, relative_variance, statistics_of
 

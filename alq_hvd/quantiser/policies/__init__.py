@@ -2,10 +2,9 @@
 
 from alq_hvd.quantiser.policies.alq import Alq
 from alq_hvd.quantiser.policies.alq_gradient import AlqGradient
-from alq_hvd.quantiser.policies.alq_published import AlqPublished
 from alq_hvd.quantiser.policies.amq import Amq
 from alq_hvd.quantiser.policies.base import LevelUpdate, Policy
 from alq_hvd.quantiser.policies.fixed import Fixed
 from alq_hvd.quantiser.policies.optimal import Optimal
 
-__all__ = ["Alq", "AlqGradient", "AlqPublished", "Amq", "Fixed", "LevelUpdate", "Optimal", "Policy"]
+__all__ = ["Alq", "AlqGradient", "Amq", "Fixed", "LevelUpdate", "Optimal", "Policy"]
