@@ -61,5 +61,5 @@ docs: setup ## Build the documentation as HTML pages in docs/_build/html.
 
 clean: ## Remove what was built here, .venv too; the cache of Horovod wheels (~/.cache/alq-hvd) stays.
 	rm -rf .venv .cache build dist runs docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f alq_hvd/codec/_native*.so alq_hvd/checkpoint/_shield*.so
+	rm -f alq_hvd/codec/_native*.so alq_hvd/accumulation/_native*.so alq_hvd/checkpoint/_shield*.so
 	find alq_hvd tests examples benchmarks launch -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -17,6 +17,7 @@ _REMEDIES = {
     "tensorboard": "pip install 'alq-hvd[monitoring]'",
     "jinja2": "pip install 'alq-hvd[report]'",
     "matplotlib": "pip install 'alq-hvd[report]'",
+    "alq_hvd.accumulation._native": "run `make setup` in a checkout, or pip install --force-reinstall alq-hvd",
     "alq_hvd.checkpoint._shield": "run `make setup` in a checkout of alq_hvd, or pip install --force-reinstall alq-hvd",
     "alq_hvd.codec._native": "reinstall alq_hvd with a C++17 compiler at hand: pip install --force-reinstall alq-hvd",
 }

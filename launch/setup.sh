@@ -51,7 +51,7 @@ provide_torch() {
 provide_package() {
     local packaging sources
     packaging=$(digest "$EXTRAS $(<"$VENV/.alq-hvd/torch")" setup.cfg setup.py pyproject.toml)
-    sources=$(digest "$packaging" setup.py alq_hvd/codec/csrc/* alq_hvd/checkpoint/*.cpp)
+    sources=$(digest "$packaging" setup.py alq_hvd/codec/csrc/* alq_hvd/{accumulation,checkpoint}/*.cpp)
     if ! stamped package "$packaging" || ! installed alq-hvd scipy; then
         say "Installing alq_hvd, its compiled codec and the packages for tests, plots and documentation."
         unstamp extension
@@ -60,7 +60,8 @@ provide_package() {
         stamp package "$packaging"
         stamp extension "$sources"
     elif ! stamped extension "$sources" || ! compgen -G "alq_hvd/codec/_native*.so" >/dev/null ||
-        ! compgen -G "alq_hvd/checkpoint/_shield*.so" >/dev/null; then
+        ! compgen -G "alq_hvd/checkpoint/_shield*.so" >/dev/null ||
+        ! compgen -G "alq_hvd/accumulation/_native*.so" >/dev/null; then
         say "The C++ sources have changed: compiling the codec again."
         unstamp extension
         logged build-codec "$VENV/bin/python" setup.py build_ext --inplace

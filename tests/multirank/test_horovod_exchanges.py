@@ -50,6 +50,11 @@ def test_quantised_sums_stay_near_fp32_but_are_not_it(outcome: list[dict[str, An
     assert 0 < np.abs(quantised - stock).max() < 0.2 * np.abs(stock).max()
 
 
+def test_horovod_gets_the_whole_sum_of_micro_batches(outcome: list[dict[str, Any]]) -> None:
+    """bfloat16 itself would stop at 256."""
+    assert [rank["micro_batches"] for rank in outcome] == [260] * 4
+
+
 def test_both_shots_adapt_on_real_ranks(outcome: list[dict[str, Any]]) -> None:
     metrics = outcome[0]["two_shot"]["metrics"]
     assert metrics["exchange"] == "two_shot"

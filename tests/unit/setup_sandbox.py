@@ -16,6 +16,9 @@ echo "{name} $*" >>"{calls}"
 """
 
 # -c, - and wheel_key.py are run by the real interpreter, for the scripts read their answers.
+EXTENSIONS = tuple(
+    f"alq_hvd/{name}.stand-in.so" for name in ("codec/_native", "accumulation/_native", "checkpoint/_shield")
+)
 PYTHON = """case "$*" in
     *_base_executable*) echo "$0" ;;
     "-c import horovod"*) ;;
@@ -26,7 +29,7 @@ PYTHON = """case "$*" in
         touch "$2/half-built"
         [ -z "$BREAK_BUILD" ] || {{ echo "error: the compiler gave up"; exit 1; }}
         touch "$2/horovod-0.28.1-cp311-cp311-linux_x86_64.whl" ;;
-    *" -e "* | *build_ext*) touch alq_hvd/codec/_native.stand-in.so alq_hvd/checkpoint/_shield.stand-in.so ;;
+    *" -e "* | *build_ext*) touch {extensions} ;;
 esac"""
 
 TOOLS = "bash sh env cat cut find paste sed tail grep mkdir mv rm cp touch chmod mktemp flock nproc dirname sha256sum"
@@ -91,14 +94,15 @@ def make_sandbox(root: Path, user: int = 1000) -> Sandbox:
         shutil.copy(CHECKOUT / name, checkout / name)
     (checkout / "alq_hvd/codec/csrc").mkdir(parents=True)
     (checkout / "alq_hvd/codec/csrc/native.cpp").write_text("// one\n")
-    (checkout / "alq_hvd/checkpoint").mkdir(parents=True)
-    (checkout / "alq_hvd/checkpoint/shield.cpp").write_text("// one\n")
+    for source in ("accumulation/narrow.cpp", "checkpoint/shield.cpp"):
+        (checkout / "alq_hvd" / source).parent.mkdir(parents=True)
+        (checkout / "alq_hvd" / source).write_text("// one\n")
     sandbox.programs.mkdir()
     for tool in TOOLS.split():
         (sandbox.programs / tool).symlink_to(shutil.which(tool) or f"/bin/{tool}")
     sandbox.program("id", f"echo {user}")
     # The real interpreter behind -c, with this environment's packages: torch's version is part of the wheel's key.
-    sandbox.program("python3", PYTHON.format(real=sys.executable))
+    sandbox.program("python3", PYTHON.format(real=sys.executable, extensions=" ".join(EXTENSIONS)))
     sandbox.program("mpirun", 'echo "mpirun (Open MPI) 4.1.4"')
     sandbox.program("cmake", 'echo "cmake version 3.25.1"')
     for name in ("g++", "make", "mpicxx"):

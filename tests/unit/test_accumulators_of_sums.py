@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from alq_hvd.accumulation import plan_accumulator
 from alq_hvd.accumulation.types import FP32, TYPES
 from alq_hvd.codec.arrays import HostArrays
 from alq_hvd.codec.cuda_codec import CudaCodec
@@ -163,3 +164,33 @@ def test_the_types_are_those_of_the_option() -> None:
         Options(method="alq", bits=3, accumulator="fp8")
     assert Options(method="alq", bits=3).shared()["accumulator"] == "auto"  # on which all ranks must agree
     assert FP32 is TYPES["fp32"]
+
+
+def loss_of_4096_ranks(dtype: str, per_node: int = 4096, steps: int = 8) -> float:
+    """Return the loss of a linear regression whose ranks' gradients are added up in ``dtype``, node by node.
+
+    Every rank has 32 examples: its gradient is much like those of the others.
+    """
+    generator = np.random.default_rng(0)
+    inputs = generator.standard_normal((4096, 32, 6), np.float32)
+    targets = inputs @ np.arange(1, 7, dtype=np.float32) + generator.standard_normal((4096, 32), np.float32)
+
+    def added(terms: np.ndarray) -> np.ndarray:
+        out = np.empty(terms.shape[1], np.float32)
+        HOST.add_up([HOST.as_bytes(term, TYPES[dtype]) for term in terms], out, TYPES[dtype])
+        return out
+
+    weights = np.zeros(6, np.float32)
+    for _ in range(steps):
+        gradients = np.einsum("rei,re->ri", inputs, inputs @ weights - targets) / 32
+        total = added(np.stack([added(node) for node in np.split(gradients, 4096 // per_node)]))
+        weights -= 0.4 * total / 4096
+    return float(np.square(inputs @ weights - targets).mean())
+
+
+def test_training_on_4096_ranks_stalls_in_bf16_and_is_that_of_fp32_as_planned() -> None:
+    flat, on_nodes = plan_accumulator(4096), plan_accumulator(4096, local_size=64)
+    assert (flat.dtype, on_nodes.dtype) == ("fp32", "bf16")
+    exact, stalled = loss_of_4096_ranks("fp32"), loss_of_4096_ranks("bf16")
+    assert stalled > 5 * exact
+    assert loss_of_4096_ranks(on_nodes.dtype, per_node=64) == pytest.approx(exact, rel=0.01)

@@ -8,7 +8,7 @@ import pytest
 from setuptools import find_namespace_packages
 
 from alq_hvd.cli.checks import CHECKOUT
-from tests.unit.setup_sandbox import Sandbox, make_sandbox
+from tests.unit.setup_sandbox import EXTENSIONS, Sandbox, make_sandbox
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_second_run_does_nothing(sandbox: Sandbox) -> None:
 def test_changed_cpp_source_compiles_the_codec_only(sandbox: Sandbox) -> None:
     sandbox.run()
     sandbox.calls()
-    for source in ("codec/csrc/native.cpp", "checkpoint/shield.cpp"):
+    for source in ("codec/csrc/native.cpp", "accumulation/narrow.cpp", "checkpoint/shield.cpp"):
         (sandbox.root / "checkout/alq_hvd" / source).write_text("// two\n")
         assert sandbox.run().returncode == 0
         assert pip_steps(sandbox.calls()) == ["codec"], source
@@ -58,8 +58,8 @@ def test_changed_cpp_source_compiles_the_codec_only(sandbox: Sandbox) -> None:
 def test_lost_extension_is_compiled_again(sandbox: Sandbox) -> None:
     sandbox.run()
     sandbox.calls()
-    for extension in ("codec/_native.stand-in.so", "checkpoint/_shield.stand-in.so"):
-        (sandbox.root / "checkout/alq_hvd" / extension).unlink()
+    for extension in EXTENSIONS:
+        (sandbox.root / "checkout" / extension).unlink()
         sandbox.run()
         assert pip_steps(sandbox.calls()) == ["codec"], extension
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 import alq_hvd
+from alq_hvd.accumulation import GradientAccumulator
 
 
 def train(compression: Any, parameters: list[tuple[str, torch.nn.Parameter]], model: torch.nn.Module) -> dict[str, Any]:
@@ -49,6 +50,26 @@ def run(method: str | None = None, **options: Any) -> dict[str, Any]:
     return train(made, named, model)
 
 
+def of_micro_batches(passes: int) -> float:
+    """Return a coordinate of the mean over ranks of ``passes`` equal bfloat16 gradients of 1, added up."""
+    model = torch.nn.Linear(64, 32, bias=False).bfloat16()
+    named = list(model.named_parameters())
+    GradientAccumulator(model.parameters(), passes)
+    compression = alq_hvd.Compression.qsgdinf(
+        bits=8, bucket_size=1, exchange="allgather", named_parameters=named, name="micro_batches"
+    )
+    optimizer = hvd.DistributedOptimizer(
+        torch.optim.SGD(model.parameters(), lr=0.0),
+        named_parameters=named,
+        compression=compression,
+        backward_passes_per_step=passes,
+    )
+    for _ in range(passes):
+        model(torch.ones(1, 64, dtype=torch.bfloat16)).sum().backward()
+    optimizer.step()
+    return float(model.weight.grad[0, 0])
+
+
 def main(results: Path) -> None:
     """Run every case and write this rank's results."""
     os.environ["HOROVOD_DYNAMIC_PROCESS_SETS"] = "1"
@@ -67,6 +88,7 @@ def main(results: Path) -> None:
         "eden": run("eden", exchange="hierarchical", ranks_per_node=2, bits=3, name="eden"),
         "allgather": run("alq", exchange="allgather", bits=4),
         "feedback": run("alq", exchange="two_shot", bits=(3, 4), error_feedback=True),
+        "micro_batches": of_micro_batches(260),
     }
     (results / f"{hvd.rank()}.json").write_text(json.dumps(outcome))
 
