@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,28 +110,28 @@ class _Convolution(_torch.autograd.Function):  # type: ignore[misc,name-defined]
         context: Any, images: Tensor, weight: Tensor, place: _Place, adders: Adders, watch: Watch | None
     ) -> Tensor:
         images, weight = adders.rounded(images), adders.rounded(weight)
-        context.save_for_backward(images, weight)
-        context.place, context.adders, context.watch = place, adders, watch
         patches = place.patches(images, weight.shape[2:])
+        context.save_for_backward(patches, weight)
+        context.shape, context.place, context.adders, context.watch = images.shape, place, adders, watch
         products = _multiply("forward", patches, weight.flatten(1).t(), adders.forward, watch)
         sides = [place.positions(images.shape[2 + axis], weight.shape[2 + axis], axis) for axis in (0, 1)]
         return products.reshape(len(images), *sides, len(weight)).permute(0, 3, 1, 2).contiguous()
 
     @staticmethod
     def backward(context: Any, above: Tensor) -> tuple[Tensor | None, ...]:
-        (images, weight), place, adders = context.saved_tensors, context.place, context.adders
+        (patches, weight), place, adders = context.saved_tensors, context.place, context.adders
         above = adders.rounded(above)
         below = of_weight = None
         if context.needs_input_grad[0]:
             # The transposed convolution as a plain one: its sums then have all channels * area terms.
-            spread = _spread(above, images, weight, place)
-            patches = _Place(dilation=place.dilation).patches(spread, weight.shape[2:])
+            count, channels, *sides = context.shape
+            spread = _spread(above, sides, weight, place)
+            around = _Place(dilation=place.dilation).patches(spread, weight.shape[2:])
             turned = weight.flip(2, 3).transpose(0, 1).flatten(1)
-            products = _multiply("backward", patches, turned.t(), adders.backward, context.watch)
-            below = products.reshape(len(images), *images.shape[2:], images.shape[1]).permute(0, 3, 1, 2)
+            products = _multiply("backward", around, turned.t(), adders.backward, context.watch)
+            below = products.reshape(count, *sides, channels).permute(0, 3, 1, 2)
         if context.needs_input_grad[1]:
             rows = above.transpose(0, 1).flatten(1)
-            patches = place.patches(images, weight.shape[2:])
             of_weight = _multiply("gradient", rows, patches, adders.gradient, context.watch).reshape(weight.shape)
         return below, of_weight, None, None, None
 
@@ -142,16 +142,19 @@ def _multiply(which: str, left: Tensor, right: Tensor, adder: Adder, watch: Watc
     return matmul(left, right, adder)
 
 
-def _spread(above: Tensor, images: Tensor, weight: Tensor, place: _Place) -> Tensor:
-    """Return gradients of outputs with zeros between what a stride left out, and around, so that patches fit inputs."""
-    sides = [(size - 1) * step + 1 for size, step in zip(above.shape[2:], place.stride, strict=True)]
-    spread = above.new_zeros(*above.shape[:2], *sides)
+def _spread(above: Tensor, sides: Sequence[int], weight: Tensor, place: _Place) -> Tensor:
+    """Return gradients of outputs with zeros between what a stride left out, and around.
+
+    So many that patches of it belong to the inputs, images of ``sides``.
+    """
+    covered = [(size - 1) * step + 1 for size, step in zip(above.shape[2:], place.stride, strict=True)]
+    spread = above.new_zeros(*above.shape[:2], *covered)
     spread[:, :, :: place.stride[0], :: place.stride[1]] = above
     around: list[int] = []
     for axis in (1, 0):  # the last axis comes first in torch's padding
         reach = place.dilation[axis] * (weight.shape[2 + axis] - 1)
         before = reach - place.padding[axis]
-        around += [before, images.shape[2 + axis] + reach - before - sides[axis]]
+        around += [before, sides[axis] + reach - before - covered[axis]]
     return _functional.pad(spread, around)
 
 
