@@ -219,7 +219,7 @@ def note_input(seen: list[torch.Tensor], _: nn.Module, given: tuple[torch.Tensor
 
 
 def training(args: argparse.Namespace) -> dict[str, Any]:
-    """Return test accuracies by accumulators: float32, as predicted, with bits taken away, and truncating (one seed)."""
+    """Return test accuracies by accumulators: float32, as predicted, with fewer bits, and truncating (one seed)."""
     if not backends.available(emulated_torch.NATIVE):
         raise SystemExit("training: expected the compiled emulator, without which it takes days: run make setup")
     examples, epochs = (1000, 1) if args.quick else (2000, 3)
