@@ -203,7 +203,7 @@ class Aggregator:
         """
         self.step, self.ledger.bytes_total = before.step, before.ledger.bytes_total
         self.ledger.seconds.update(before.ledger.seconds)
-        same_method = before._options.method == self._options.method
+        same_method = before._options.method_name == self._options.method_name
         kept = {shot.index: shot for shot in before.shots.all if same_method}
         for shot in self.shots.all:
             old = kept.get(shot.index)
@@ -244,7 +244,7 @@ class Aggregator:
         """Return what was counted so far, as plain values; ``QuantisedCompressor.metrics`` explains the keys."""
         first, *later = self.shots.metrics()
         return {
-            "method": self._options.method,
+            "method": self._options.method_name,
             "bits": self._options.plain_bits,
             "step": self.step,
             "bytes_per_step": self.ledger.bytes_last_step,
@@ -273,7 +273,7 @@ class Aggregator:
     def _identity(self) -> dict[str, Any]:
         """Return what a state must share with the run that loads it."""
         options = self._options
-        chosen = {"method": options.method, "bits": options.plain_bits, "seed": options.seed}
+        chosen = {"method": options.method_name, "bits": options.plain_bits, "seed": options.seed}
         drawn = {"correlated": options.correlates, "error_feedback": options.error_feedback}
         return {"state_version": STATE_VERSION, **chosen, **drawn}
 

@@ -38,7 +38,7 @@ def join(options: Options, transport: Transport, position: Mapping[str, Any]) ->
     control = transport.control() if agreed[OWN_CHANNEL] else communicator
     if communicator.rank == 0:
         way = type(control).__name__ if agreed[OWN_CHANNEL] else f"the records' own communicator ({problem})"
-        _logger.info("%s at %s bits on %d ranks; levels travel over %s", options.method, options.bits,
+        _logger.info("%s at %s bits on %d ranks; levels travel over %s", options.method_name, options.bits,
                      communicator.size, way)  # fmt: skip
     return control
 

@@ -14,7 +14,8 @@ from alq_hvd.engine.adaptation.schedule import Schedule
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.exchange import kinds
 from alq_hvd.quantiser.config import DEFAULT_BUCKET_SIZE, MAXIMUM_BUCKET_SIZE, Norm, QuantiserConfig, require_int
-from alq_hvd.quantiser.methods import Method, method, usual_bits
+from alq_hvd.quantiser.methods import Method, method, name_of, usual_bits
+from alq_hvd.quantiser.policies import Policy
 from alq_hvd.quantiser.record import MAXIMUM_ELEMENTS
 
 
@@ -23,7 +24,9 @@ class Options:
     """Hold every option of ``alq_hvd.Compression.<method>``.
 
     Attributes:
-        method: name of the method, as in ``alq_hvd.quantiser.methods.NAMES``.
+        method: name of the method, as in ``alq_hvd.quantiser.methods.NAMES``, or a policy of your own: a frozen
+            object with ``adapts``, ``weight_exponent`` and ``update`` (``alq_hvd.quantiser.policies.Policy``) whose
+            ``repr`` is the same on every rank.
         bits: width of a code, 1 to 8. More: more bytes, less variance. Two of them, ``(4, 8)``: the first for
             gradients, the second for the sums that two-shot sends on; one stands for both.
         bucket_size: coordinates that share a norm. More: fewer bytes, more variance.
@@ -74,7 +77,7 @@ class Options:
         ConfigurationError: naming the option, its valid values and what was got.
     """
 
-    method: str
+    method: str | Policy
     bits: int | tuple[int, ...]
     bucket_size: int = DEFAULT_BUCKET_SIZE
     norm: Norm | None = None
@@ -101,7 +104,7 @@ class Options:
     name: str = "alq_hvd"
 
     @classmethod
-    def of(cls, method: str, *, bits: Any = None, bucket_size: int | None = None, **options: Any) -> Options:
+    def of(cls, method: str | Policy, *, bits: Any = None, bucket_size: int | None = None, **options: Any) -> Options:
         """Return the options of ``method``, where ``None`` stands for its width and for the usual bucket size.
 
         Raises:
@@ -155,7 +158,9 @@ class Options:
         if self.correlated not in (None, True, False):
             raise ConfigurationError(f"correlated: expected True, False or None, got {self.correlated!r}")
         if self.correlated and self.resolve().rounding == "nearest":
-            raise ConfigurationError(f"correlated: {self.method} rounds to the nearest and draws nothing, leave it out")
+            raise ConfigurationError(
+                f"correlated: {self.method_name} rounds to the nearest and draws nothing, leave it out"
+            )
 
     def _check_bits(self) -> None:
         if not isinstance(self.bits, tuple):
@@ -176,6 +181,11 @@ class Options:
     def _most_shots(self) -> int:
         kind = kinds.kind_of(self.exchange)
         return kinds.MOST_SHOTS if kind is None else kind.shots
+
+    @property
+    def method_name(self) -> str:
+        """Return what ranks, states and logs call the method."""
+        return name_of(self.method)
 
     @property
     def plain_bits(self) -> int | list[int]:
@@ -210,7 +220,9 @@ class Options:
 
     def shared(self) -> dict[str, Any]:
         """Return the options on which all ranks must agree, as plain values."""
-        plain = asdict(self)
+        schedule = asdict(self.parsed_schedule())
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain |= {"method": self.method_name, "schedule": schedule}
         for local in ("codec", "timeout", "measure_every"):
             del plain[local]
         return plain

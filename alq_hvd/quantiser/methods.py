@@ -169,7 +169,12 @@ def rotations_of(name: str) -> tuple[bool, ...]:
     return _entry(name).rotations
 
 
-def usual_bits(name: str) -> int:
+def name_of(method: str | Policy) -> str:
+    """Return the name of a method; that of a policy of the user's own is what it prints as."""
+    return method if isinstance(method, str) else repr(method)
+
+
+def usual_bits(name: str | Policy) -> int:
     """Return the width that ``name`` gets when nobody says another: 3, or the one that it is defined for.
 
     Raises:
@@ -179,7 +184,7 @@ def usual_bits(name: str) -> int:
 
 
 def method(
-    name: str,
+    name: str | Policy,
     *,
     bits: int,
     norm: Norm | None = None,
@@ -192,7 +197,8 @@ def method(
     """Return the method ``name`` for codes of ``bits``; ``None`` stands for the method's own default.
 
     Args:
-        name: one of ``NAMES``.
+        name: one of ``NAMES``, or a policy of the user's own, which starts from equally spaced levels in buckets scaled
+            by their largest magnitude.
         bits: width of a code; the method must be defined there.
         norm: ``"l2"`` or ``"linf"``.
         clip: standard deviations, 2.5 and 3 are usual; ``math.inf`` switches a method's own clipping off.
@@ -206,7 +212,7 @@ def method(
         ConfigurationError: for an unknown name, an undefined width, a value out of range, or an option that the
             method does not have; the message lists what is valid.
     """
-    entry = _entry(name)
+    entry, name = _entry(name), name_of(name)
     low, high = max(entry.bits[0], 2 if zero_level else 1), entry.bits[1]
     try:
         require_int("bits", bits, low, high)
@@ -249,10 +255,24 @@ def method(
     )
 
 
-def _entry(name: str) -> _Entry:
+def _entry(name: str | Policy) -> _Entry:
+    if not isinstance(name, str):
+        return _of_policy(name)
     if name not in _REGISTRY:
         raise ConfigurationError(f"method: expected one of {', '.join(NAMES)}, got {name!r}")
     return _REGISTRY[name]
+
+
+def _of_policy(policy: Policy) -> _Entry:
+    """Return the entry of a policy of the user's own."""
+    missing = [part for part in ("adapts", "weight_exponent", "update") if not hasattr(policy, part)]
+    if missing:
+        raise ConfigurationError(
+            f"method: expected one of {', '.join(NAMES)}, or a policy, got {policy!r} without {', '.join(missing)}: "
+            "see alq_hvd.quantiser.policies.Policy"
+        )
+    exponents = (policy.weight_exponent,)
+    return _Entry("a policy of the user's own", "linf", lambda _: policy, _uniform, exponents)
 
 
 def _refuse(name: str, option: str, got: object, valid: tuple[object, ...]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,11 @@ import torch
 import alq_hvd
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.engine.options import Options
-from alq_hvd.errors import ConfigurationError
+from alq_hvd.errors import ConfigurationError, StateError
+from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.methods import NAMES
+from alq_hvd.quantiser.policies import LevelUpdate
+from alq_hvd.quantiser.statistics import GradientStatistics, bin_edges
 from tests.support.small_model import backward, compressor, model, named_gradients
 from tests.support.stand_in import reduce_gradients
 
@@ -106,3 +109,42 @@ def test_a_copy_goes_on_with_the_copies_of_its_parameters(way: str) -> None:
         assert twin["compression"].state_dict() == original.state_dict()
 
     LoopbackWorld(2).run(program)
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Put the levels where equally many coordinates lie between them: a policy in ten lines."""
+
+    adapts: bool = True
+    weight_exponent: int = 0
+
+    def update(self, statistics: GradientStatistics, current: Levels) -> LevelUpdate:
+        below = np.cumsum(statistics.mass) / statistics.total_mass
+        inner = np.interp(np.linspace(0, 1, len(current))[1:-1], below, bin_edges()[1:])
+        values = np.unique(np.concatenate([[-1.0], inner, [1.0]]).astype(np.float32))
+        return LevelUpdate(Levels(values, current.version + 1), 1.0, 0.5)
+
+
+def test_a_policy_of_the_users_own_is_a_method() -> None:
+    def program(ranks: LoopbackCommunicator) -> dict[str, Any]:
+        parameters = model()
+        compression = alq_hvd.Compression.using(Quantiles())(
+            4, 64, min_elements=100, schedule=[0], named_parameters=parameters.items(), communicator=ranks
+        )
+        for step in range(2):
+            backward(parameters, ranks.rank, step)
+            reduce_gradients(ranks, compression, named_gradients(parameters))
+        metrics: dict[str, Any] = compression.metrics()
+        state = compression.state_dict()
+        alq_hvd.Compression.using(Quantiles())(4, 64).load_state_dict(state)
+        with pytest.raises(StateError, match="method: expected 'optimal'"):
+            alq_hvd.Compression.optimal(4, 64).load_state_dict(state)
+        return metrics
+
+    first, second = LoopbackWorld(2).run(program)
+    assert first["method"] == "Quantiles(adapts=True, weight_exponent=0)"
+    assert first["adaptations"][0]["accepted"] is True
+    assert first["levels"] == second["levels"]
+    assert first["relative_variance"] < 0.1
+    with pytest.raises(ConfigurationError, match="or a policy, got 3 without adapts, weight_exponent, update"):
+        alq_hvd.Compression.using(3)()  # type: ignore[arg-type]

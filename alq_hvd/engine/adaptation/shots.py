@@ -127,7 +127,7 @@ class AdaptiveShots:
     def warn(self, rank: int, step: int, *, of_loss: bool) -> None:
         """Say once what levels in use do that nobody can want; see ``AdaptiveShot.warn``."""
         for shot in self.used:
-            shot.warn(rank, step, self._options.method, of_loss=of_loss)
+            shot.warn(rank, step, self._options.method_name, of_loss=of_loss)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the levels, variance and adaptations of the shots in use."""

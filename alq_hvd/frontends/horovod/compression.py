@@ -14,13 +14,14 @@ from alq_hvd.errors import ConfigurationError
 from alq_hvd.frontends.horovod.compressor import QuantisedCompressor
 from alq_hvd.frontends.horovod.elastic import register
 from alq_hvd.quantiser.methods import NAMES
+from alq_hvd.quantiser.policies import Policy
 
 
 @dataclass(frozen=True, slots=True)
 class Constructor:
     """Make the compressors of one method; the options are those of ``Options``, which documents them."""
 
-    method: str
+    method: str | Policy
 
     def __call__(
         self,
@@ -84,6 +85,11 @@ class Constructor:
 
 class Compression:
     """Name every method of ``alq_hvd.quantiser.methods.NAMES``, as ``hvd.Compression`` names ``none`` and ``fp16``."""
+
+    @staticmethod
+    def using(policy: Policy) -> Constructor:
+        """Return the constructor of a level policy of your own: ``Compression.using(policy)(bits=3, ...)``."""
+        return Constructor(policy)
 
     alq: Constructor
     alq_n: Constructor
