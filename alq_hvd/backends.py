@@ -58,6 +58,11 @@ def torch() -> Any:
     return require("torch")
 
 
+def torch_distributed() -> Any:
+    """Return the module torch.distributed."""
+    return require("torch.distributed")
+
+
 def horovod() -> Any:
     """Return the module horovod.torch."""
     return require("horovod.torch")

@@ -66,8 +66,12 @@ class Communicator(Protocol):
         """Give every rank's payload to every rank, in rank order; lengths must be equal."""
         ...
 
-    def alltoall(self, payloads: Sequence[Payload], name: str) -> Pending[list[Payload]]:
-        """Give ``payloads[r]`` to rank r, and receive one payload from each rank, in rank order."""
+    def alltoall(self, payloads: Sequence[Payload], name: str, *, alike: bool = False) -> Pending[list[Payload]]:
+        """Give ``payloads[r]`` to rank r, and receive one payload from each rank, in rank order.
+
+        Args:
+            alike: every rank gives payloads of these lengths, so that nobody has to ask what it will receive.
+        """
         ...
 
     def gather(self, payload: Payload, root: int, name: str) -> Pending[list[Payload]]:
@@ -105,14 +109,25 @@ class Polled(Generic[Result]):
         nap = _SHORTEST_NAP
         while not self.ask():
             if time.monotonic() > deadline:
-                raise CommunicationTimeout(
-                    f"{self.describe}: not complete after {self.timeout:g} s. A rank died, left the loop early, or was "
-                    "started without this compression: look at the other ranks' logs; raise `timeout` if they were "
-                    "only slow"
-                )
+                raise timed_out(self.describe, self.timeout)
             time.sleep(nap)
             nap = min(2 * nap, _LONGEST_NAP)
         return self.collect()
+
+
+def timed_out(what: str, timeout: float, cause: str = "") -> CommunicationTimeout:
+    """Return the error for a collective that did not complete.
+
+    Args:
+        what: is waited for, on which rank.
+        timeout: seconds.
+        cause: what the transport says.
+    """
+    return CommunicationTimeout(
+        f"{what}: not complete after {timeout:g} s{cause and f' or given up ({cause})'}. A rank died, left the loop "
+        "early, or was started without this compression: look at the other ranks' logs; raise `timeout` if they were "
+        "only slow"
+    )
 
 
 def as_payload(data: bytes) -> Payload:

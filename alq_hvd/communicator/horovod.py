@@ -72,7 +72,7 @@ class HorovodCommunicator:
         """Give every rank's payload to every rank; lengths must be equal (Horovod does not deliver them)."""
         return self.start_allgather(_tensor(payload), name, _arrays)
 
-    def alltoall(self, payloads: Sequence[Payload], name: str) -> Pending[list[Payload]]:
+    def alltoall(self, payloads: Sequence[Payload], name: str, *, alike: bool = False) -> Pending[list[Payload]]:
         """Give ``payloads[r]`` to rank r; lengths may differ."""
         return self.start_alltoall(_tensor(np.concatenate(payloads)), [len(part) for part in payloads], name, _arrays)
 
@@ -141,7 +141,7 @@ class HorovodTensors:
         """Give every rank's payload to every rank; lengths must be equal."""
         return self.communicator.start_allgather(payload, name, list)
 
-    def alltoall(self, payloads: Sequence[Tensor], name: str) -> Polled[list[Tensor]]:
+    def alltoall(self, payloads: Sequence[Tensor], name: str, *, alike: bool = False) -> Polled[list[Tensor]]:
         """Give ``payloads[r]`` to rank r; lengths may differ."""
         joined = backends.torch().cat(list(payloads))
         return self.communicator.start_alltoall(joined, [len(part) for part in payloads], name, list)

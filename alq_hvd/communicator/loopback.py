@@ -161,7 +161,7 @@ class LoopbackCommunicator:
         """Give every rank's payload to every rank."""
         return self._start("allgather", name, [deepcopy(payload)] * self.size)
 
-    def alltoall(self, payloads: Sequence[Payload], name: str) -> Pending[list[Payload]]:
+    def alltoall(self, payloads: Sequence[Payload], name: str, *, alike: bool = False) -> Pending[list[Payload]]:
         """Give ``payloads[r]`` to rank r."""
         return self._start("alltoall", name, [deepcopy(payload) for payload in payloads])
 

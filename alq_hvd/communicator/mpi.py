@@ -66,11 +66,12 @@ class MpiCommunicator:
         request = self.comm.Iallgatherv(payload, [received, lengths, _starts(lengths), self._mpi.BYTE])
         return self._pending(request, name, lambda: np.split(received, np.cumsum(lengths)[:-1]), payload)
 
-    def alltoall(self, payloads: Sequence[Payload], name: str) -> Pending[list[Payload]]:
+    def alltoall(self, payloads: Sequence[Payload], name: str, *, alike: bool = False) -> Pending[list[Payload]]:
         """Give ``payloads[r]`` to rank r."""
         mine = np.array([len(payload) for payload in payloads], dtype=np.int64)
-        theirs = np.empty_like(mine)
-        self._finish(self.comm.Ialltoall(mine, theirs), name)
+        theirs = np.full_like(mine, mine[self.rank])
+        if not alike:
+            self._finish(self.comm.Ialltoall(mine, theirs), name)
         sent, received = np.concatenate(payloads), np.empty(int(theirs.sum()), dtype=np.uint8)
         byte = self._mpi.BYTE
         request = self.comm.Ialltoallv([sent, mine, _starts(mine), byte], [received, theirs, _starts(theirs), byte])

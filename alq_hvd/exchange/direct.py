@@ -1,4 +1,4 @@
-"""Collectives of records that stay on their device: over NCCL, where Horovod was built with it."""
+"""Collectives of records that stay on their device: over NCCL, where the host has it."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ class DirectCarrier:
         (guarded,) = self.staging.guarded([payload])
         return self.tensors.allgather(guarded, name)
 
-    def alltoall(self, payloads: Sequence[Bytes], name: str) -> Pending[list[Bytes]]:
+    def alltoall(self, payloads: Sequence[Bytes], name: str, *, alike: bool = False) -> Pending[list[Bytes]]:
         """Give ``payloads[r]`` to rank r."""
-        return self.tensors.alltoall(self.staging.guarded(payloads), name)
+        return self.tensors.alltoall(self.staging.guarded(payloads), name, alike=alike)

@@ -44,7 +44,7 @@ class Hierarchical:
         kind = self.accumulator
         parts = [arrays.as_bytes(values[share.start : share.stop], kind) for share in shares]
         task.ledger.sent(kind.bytes * (elements - own.elements))
-        received = yield carrier.alltoall(parts, f"{task.name}.inside")
+        received = yield carrier.alltoall(parts, f"{task.name}.inside", alike=True)
         share_of_node = arrays.room_for_sum(values[own.start : own.stop])
         arrays.add_up(received, share_of_node, kind)
 

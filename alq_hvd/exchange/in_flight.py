@@ -22,7 +22,7 @@ class InFlight:
         self._ledger = ledger
         self._pending: Pending[Any] | None = None
         self._decode: Decode | None = None
-        self._started = 0
+        self.arrived = -1  # collectives
         self._resume(None)
 
     def step(self) -> bool:
@@ -39,7 +39,7 @@ class InFlight:
 
     def reach(self, collectives: int) -> None:
         """Wait until this many collectives have arrived, so that the next one is on its way."""
-        while self._pending is not None and self._started <= collectives:
+        while self._pending is not None and self.arrived < collectives:
             with self._ledger.timed("exchange"):
                 arrived = self._pending.wait()
             self._resume(arrived)
@@ -58,9 +58,9 @@ class InFlight:
             self._decode(scale, out)
 
     def _resume(self, arrived: Any) -> None:
+        self.arrived += 1
         try:
             self._pending = self._exchange.send(arrived)
-            self._started += 1
         except StopIteration as stop:
             self._pending, self._decode = None, stop.value
 
@@ -77,7 +77,8 @@ class GroupsInFlight:
     """Drive the exchanges of all fusion groups of a step.
 
     Collectives complete much in the order in which they were started, so that only the oldest of each stage is asked:
-    the work of a step grows with the number of groups, not with a power of it.
+    the work of a step grows with the number of groups, not with a power of it. Where groups are started in their own
+    order on every rank, the collectives of each stage start in that order, too: torch.distributed needs it.
 
     Args:
         ledger: takes the seconds.
@@ -99,10 +100,11 @@ class GroupsInFlight:
         """Move groups forward whose collective has arrived, without waiting."""
         for stage in range(len(self._stages)):
             waiting = self._stages[stage]
-            while waiting and (waiting[0].step() or not waiting[0].travels):
+            # What `_settle` has moved on still stands in the queue of the stage in which it found it.
+            while waiting and (waiting[0].arrived > stage or waiting[0].step()):
                 moved = waiting.popleft()
                 if moved.travels:
-                    self._stages[stage + 1].append(moved)
+                    self._stages[moved.arrived].append(moved)
 
     def finish(self, group: int, scale: float, collectives: int) -> Values:
         """Wait for ``group``, and return its values, where ``scale`` times the sum now is.

@@ -18,7 +18,7 @@ class Carrier(Protocol):
         """Give every rank's payload to every rank, in rank order; lengths must be equal."""
         ...
 
-    def alltoall(self, payloads: Sequence[Bytes], name: str) -> Pending[list[Bytes]]:
+    def alltoall(self, payloads: Sequence[Bytes], name: str, *, alike: bool = False) -> Pending[list[Bytes]]:
         """Give ``payloads[r]`` to rank r, and receive one payload from each rank, in rank order."""
         ...
 
@@ -67,9 +67,9 @@ class StagedCarrier:
         """Give every rank's payload to every rank."""
         return self._staged([payload], lambda host: self.communicator.allgather(host[0], name), name)
 
-    def alltoall(self, payloads: Sequence[Bytes], name: str) -> StagedPending:
+    def alltoall(self, payloads: Sequence[Bytes], name: str, *, alike: bool = False) -> StagedPending:
         """Give ``payloads[r]`` to rank r."""
-        return self._staged(payloads, lambda host: self.communicator.alltoall(host, name), name)
+        return self._staged(payloads, lambda host: self.communicator.alltoall(host, name, alike=alike), name)
 
     def _staged(
         self, payloads: Sequence[Bytes], launch: Callable[[list[Record]], Pending[list[Record]]], name: str

@@ -30,7 +30,7 @@ def two_shot(values: Values, task: Task) -> Exchange:
     hop, nothing = task.hop(0, values), arrays.as_bytes(values[:0])
     records = [hop.encode(chunk.start, chunk.stop) if chunk.elements else nothing for chunk in chunks]
     task.ledger.sent(sum(map(len, records)) - len(records[rank]))
-    pending = task.carrier.alltoall(records, f"{task.name}.shot0")
+    pending = task.carrier.alltoall(records, f"{task.name}.shot0", alike=True)
     hop.observe()
     received = yield pending
 

@@ -56,10 +56,10 @@ class Watched:
         self.started.append(("allgather", name, len(payload) * (self.size - 1)))
         return self.inner.allgather(payload, name)  # type: ignore[no-any-return]
 
-    def alltoall(self, payloads: Sequence[Payload], name: str) -> Pending[list[Payload]]:
+    def alltoall(self, payloads: Sequence[Payload], name: str, *, alike: bool = False) -> Pending[list[Payload]]:
         to_others = sum(len(payload) for to, payload in enumerate(payloads) if to != self.rank)
         self.started.append(("alltoall", name, to_others))
-        return self.inner.alltoall(payloads, name)  # type: ignore[no-any-return]
+        return self.inner.alltoall(payloads, name, alike=alike)  # type: ignore[no-any-return]
 
     def gather(self, payload: Payload, root: int, name: str) -> Pending[list[Payload]]:
         return self.inner.gather(payload, root, name)  # type: ignore[no-any-return]

@@ -47,6 +47,15 @@ def horovodrun(
     return run_ranks(command, ranks, *arguments, timeout=timeout, check=check)
 
 
+def torchrun(
+    ranks: int, program: str, *arguments: str, timeout: float = 100, check: bool = True
+) -> tuple[list[Any], str]:
+    """Run ``programs/<program>`` on ``ranks`` ranks of torch.distributed on this host; see ``horovodrun``."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command = [*start, f"--nproc-per-node={ranks}", str(PROGRAMS / program)]
+    return run_ranks(command, ranks, *arguments, timeout=timeout, check=check)
+
+
 def run_ranks(command: list[str], ranks: int, *arguments: str, timeout: float, check: bool) -> tuple[list[Any], str]:
     """Run ``command`` with a fresh directory for results as its first argument; see ``horovodrun``."""
     with tempfile.TemporaryDirectory() as results:

@@ -202,8 +202,8 @@ class Damaging(Watched):
     def allgather(self, payload: Payload, name: str) -> Any:
         return self._maybe(super().allgather(payload, name), name)
 
-    def alltoall(self, payloads: Sequence[Payload], name: str) -> Any:
-        return self._maybe(super().alltoall(payloads, name), name)
+    def alltoall(self, payloads: Sequence[Payload], name: str, *, alike: bool = False) -> Any:
+        return self._maybe(super().alltoall(payloads, name, alike=alike), name)
 
     def _maybe(self, pending: Pending[list[Payload]], name: str) -> Any:
         return _Damaged(pending, self.place) if name == self.name else pending

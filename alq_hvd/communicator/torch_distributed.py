@@ -1,0 +1,297 @@
+"""Collectives of bytes over a process group of torch.distributed: Gloo for the host's memory, NCCL for that of GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import Any, Generic
+
+import numpy as np
+
+from alq_hvd import backends
+from alq_hvd.communicator.base import DEFAULT_TIMEOUT, Payload, Pending, Result, timed_out
+from alq_hvd.errors import BackendUnavailable, CommunicationTimeout, ConfigurationError
+
+Tensor = Any
+"""A torch.Tensor of bytes, torch.uint8[n]; torch is imported in one place only."""
+SECOND_LANE = (".shot1", ".spread")
+"""Ends of the names of collectives that follow another one of the same fusion group, and pass others on their way."""
+
+
+class TorchCommunicator:
+    """Move bytes with the collectives of torch.distributed; see ``Communicator``.
+
+    torch pairs collectives by the order in which each rank starts them, and not by name. So there are two lanes, each a
+    Gloo process group of our own: one for collectives whose place in the order of the program is the same on every
+    rank, and one for those that follow when something has arrived, which is at another time on each rank. Tensors of a
+    GPU travel over the process group itself, which must have NCCL.
+
+    All ranks must agree on: the order of the collectives within each lane. Fusion groups must be started in the same
+    order on every rank; what records say of themselves (step, group, sender) proves that they were.
+
+    Args:
+        group: the ``ProcessGroup`` of the ranks; all ranks when ``None``, also after ``init_process_group`` was called
+            again.
+        timeout: seconds a collective may take.
+
+    Raises:
+        ConfigurationError: torch.distributed was not started, or this rank is not in ``group``.
+        BackendUnavailable: this torch has no Gloo.
+    """
+
+    def __init__(self, group: Any = None, timeout: float = DEFAULT_TIMEOUT) -> None:
+        self._dist = backends.torch_distributed()
+        self._asked = group
+        self.timeout = timeout
+        self._known: _Members | None = None
+        self._is_part = False
+        if not self._dist.is_initialized():
+            raise ConfigurationError(
+                "expected torch.distributed to be started: call torch.distributed.init_process_group() first, and "
+                "start the program with torchrun"
+            )
+        if not self._dist.is_gloo_available():
+            raise BackendUnavailable(
+                "records travel over Gloo, which this torch was built without: install one of the wheels of pytorch.org"
+            )
+        if self._dist.get_rank(self.world) < 0:
+            raise ConfigurationError(
+                f"process group: expected one with rank {self._dist.get_rank()}, which asks for it, got one without: "
+                "give each rank the group it belongs to"
+            )
+
+    @property
+    def world(self) -> object:
+        """Return the process group, which stands for its ranks."""
+        return self._dist.group.WORLD if self._asked is None else self._asked
+
+    @property
+    def rank(self) -> int:
+        """Return this process's rank in the process group."""
+        return self._members.rank
+
+    @property
+    def size(self) -> int:
+        """Return the number of ranks in the process group."""
+        return self._members.size
+
+    @property
+    def _members(self) -> _Members:
+        world: Any = self.world
+        if self._known is None or (self._known.world is not world and not self._is_part):
+            store = world.get_group_store()
+            self._known = _Members(world, self._dist.get_rank(world), self._dist.get_world_size(world), store)
+        return self._known
+
+    @property
+    def tensors(self) -> TorchTensors:
+        """Return what carries torch tensors of a GPU, and leaves them there."""
+        return TorchTensors(self)
+
+    def part(self, ranks: Sequence[int]) -> TorchCommunicator:
+        """Return a communicator of some ``ranks`` of this one; exactly those must call it, with the same list."""
+        whole, made = self._members, copy(self)
+        store = whole.store_for(self._dist, f"ranks {','.join(map(str, ranks))}")
+        made._known, made._is_part = _Members(self.world, ranks.index(whole.rank), len(ranks), store), True
+        return made
+
+    def allgather(self, payload: Payload, name: str) -> Pending[list[Payload]]:
+        """Give every rank's payload to every rank; lengths must be equal."""
+        start = partial(self.start_allgather, _tensor(payload), self._lane(name), name)
+        return start(_arrays) if len(payload) else Arrived([payload] * self.size)
+
+    def alltoall(self, payloads: Sequence[Payload], name: str, *, alike: bool = False) -> Pending[list[Payload]]:
+        """Give ``payloads[r]`` to rank r; unless lengths are ``alike``, waits for the others to tell theirs."""
+        own = [len(payload) for payload in payloads]
+        theirs = [own[self.rank]] * self.size if alike else self._lengths(own, name)
+        joined = _tensor(np.concatenate(payloads))
+        return self.start_alltoall(joined, own, theirs, self._lane(name), name, _arrays)
+
+    def gather(self, payload: Payload, root: int, name: str) -> Pending[list[Payload]]:
+        """Give every rank's payload to ``root``: an all-to-all in which only the root receives."""
+        own = [len(payload) if rank == root else 0 for rank in range(self.size)]
+        theirs = self._lengths(own, name)
+        collect: Callable[[list[Tensor]], list[Payload]] = _arrays if self.rank == root else _nothing
+        return self.start_alltoall(_tensor(payload), own, theirs, self._lane(name), name, collect)
+
+    def broadcast(self, payload: Payload, root: int, name: str) -> Pending[Payload]:
+        """Give the payload of ``root`` to every rank."""
+        tensor = _tensor(payload.copy())
+        lane, options = self._lane(name), self._dist.BroadcastOptions()
+        options.rootRank = root
+        return self.start(lambda: lane.broadcast([tensor], options), name, tensor.numpy)
+
+    def start_allgather(
+        self, payload: Tensor, lane: Any, name: str, collect: Callable[[list[Tensor]], Result]
+    ) -> Started[Result]:
+        """Start an all-gather of a tensor; ``collect`` makes the result of one tensor a rank."""
+        joined = payload.new_empty(self.size * len(payload))
+        parts = list(joined.view(self.size, len(payload)))
+        return self.start(lambda: lane.allgather([parts], [payload]), name, lambda: collect(parts))
+
+    def start_alltoall(
+        self,
+        joined: Tensor,
+        own: list[int],
+        theirs: list[int],
+        lane: Any,
+        name: str,
+        collect: Callable[[list[Tensor]], Result],
+    ) -> Started[Result]:
+        """Start an all-to-all of ``own[r]`` bytes to, and ``theirs[r]`` from, each rank r; ``collect`` as above."""
+        received = joined.new_empty(sum(theirs))
+        return self.start(
+            lambda: lane.alltoall_base(received, joined, theirs, own),
+            name,
+            lambda: collect(list(received.split(theirs))),
+        )
+
+    def _lane(self, name: str) -> Any:
+        """Return what carries the collective ``name``."""
+        members = self._members
+        if not members.lanes:
+            # Both at once: the first use of the second one is at another time on each rank.
+            stores = [members.store_for(self._dist, f"lane {number}") for number in range(2)]
+            limit = timedelta(seconds=self.timeout)
+            try:
+                for store in stores:
+                    members.lanes.append(self._dist.ProcessGroupGloo(store, members.rank, members.size, limit))
+            except RuntimeError as error:
+                members.lanes.clear()
+                raise self.failed(name, error) from error
+        return members.lanes[name.endswith(SECOND_LANE)]
+
+    def failed(self, name: str, error: Exception) -> CommunicationTimeout:
+        """Return the error for a collective that torch gave up, or that took too long."""
+        return timed_out(f"rank {self.rank}: {name!r}", self.timeout, str(error).strip().splitlines()[0])
+
+    def _lengths(self, own: list[int], name: str) -> list[int]:
+        """Return how many bytes each rank has for this one."""
+        torch = backends.torch()
+        told, heard = torch.tensor(own, dtype=torch.int64), torch.empty(self.size, dtype=torch.int64)
+        lane = self._lane(name)
+        pending = self.start(lambda: lane.alltoall_base(heard, told, [], []), name, heard.tolist)
+        lengths: list[int] = pending.wait()
+        return lengths
+
+    def start(self, start: Callable[[], Any], name: str, collect: Callable[[], Result]) -> Started[Result]:
+        """Start what ``start`` does and returns the handle of; ``collect`` makes the result once it is complete."""
+        try:
+            return Started(self, start(), name, collect)
+        except RuntimeError as error:
+            raise self.failed(name, error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """Keep what belongs to the ranks of one process group, or of a part of it.
+
+    Attributes:
+        world: the process group.
+        rank, size: among these ranks.
+        store: through which they find each other.
+        lanes: for the collectives that come first, and for those that follow them; empty before the first one.
+    """
+
+    world: object
+    rank: int
+    size: int
+    store: Any
+    lanes: list[Any] = field(default_factory=list)
+
+    def store_for(self, dist: Any, purpose: str) -> Any:
+        """Return a store of its own for ``purpose``: the n-th one is the same on every rank that asks n times."""
+        key = f"alq_hvd {purpose}"
+        return dist.PrefixStore(f"{key} {self.store.add(f'{key} of rank {self.rank}', 1)}", self.store)
+
+
+@dataclass(frozen=True, slots=True)
+class Started(Generic[Result]):
+    """Stand for a collective that torch runs.
+
+    Attributes:
+        work: torch's handle.
+        collect: makes the result, once it is complete.
+        polls: ``done`` may say yes. NCCL needs all its collectives in one order on all ranks: there, nobody may find
+            out early that one is done, and start what follows it.
+    """
+
+    communicator: TorchCommunicator
+    work: Any
+    name: str
+    collect: Callable[[], Result]
+    polls: bool = True
+
+    def done(self) -> bool:
+        """Return whether the collective is known to be complete."""
+        return self.polls and bool(self.work.is_completed())
+
+    def wait(self) -> Result:
+        """Return the result; of NCCL's collectives at once, for the device waits.
+
+        Raises:
+            CommunicationTimeout: when it did not complete in time, or a rank is gone.
+        """
+        try:
+            self.work.wait(timedelta(seconds=self.communicator.timeout))
+        except RuntimeError as error:
+            raise self.communicator.failed(self.name, error) from error
+        return self.collect()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived(Generic[Result]):
+    """Be what needs no collective, such as payloads that are empty on all ranks."""
+
+    result: Result
+
+    def done(self) -> bool:
+        """Return True."""
+        return True
+
+    def wait(self) -> Result:
+        """Return the result."""
+        return self.result
+
+
+@dataclass(frozen=True, slots=True)
+class TorchTensors:
+    """Carry tensors of GPUs as they lie, over NCCL; see ``exchange.direct``. Not yet run on a GPU.
+
+    NCCL waits on the device for what the current stream was given before, and the stream waits for NCCL.
+    """
+
+    communicator: TorchCommunicator
+
+    def allgather(self, payload: Tensor, name: str) -> Started[list[Tensor]]:
+        """Give every rank's payload to every rank; lengths must be equal."""
+        own = self.communicator
+        return _unpolled(own.start_allgather(payload, own.world, name, list))
+
+    def alltoall(self, payloads: Sequence[Tensor], name: str, *, alike: bool = False) -> Started[list[Tensor]]:
+        """Give ``payloads[r]`` to rank r; lengths must be ``alike``: nothing here waits for those of others."""
+        if not alike:
+            raise ConfigurationError(f"{name}: expected payloads of the same lengths on every rank over NCCL")
+        own, lengths = self.communicator, [len(part) for part in payloads]
+        joined, theirs = backends.torch().cat(list(payloads)), [lengths[own.rank]] * own.size
+        return _unpolled(own.start_alltoall(joined, lengths, theirs, own.world, name, list))
+
+
+def _unpolled(started: Started[Result]) -> Started[Result]:
+    return Started(started.communicator, started.work, started.name, started.collect, polls=False)
+
+
+def _tensor(payload: Payload) -> Tensor:
+    """Return the payload as a torch.uint8 tensor that shares its memory."""
+    return backends.torch().from_numpy(np.require(payload, requirements=["C", "W"]))
+
+
+def _arrays(tensors: list[Tensor]) -> list[Payload]:
+    return [tensor.numpy() for tensor in tensors]
+
+
+def _nothing(tensors: list[Tensor]) -> list[Payload]:
+    return []
