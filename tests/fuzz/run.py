@@ -145,8 +145,10 @@ def build_with_sanitisers() -> tuple[Path, dict[str, str]]:
     flags = ["-O1", "-g", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread",
              "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]  # fmt: skip
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
-    sources = sorted(str(path) for path in (ROOT / "alq_hvd/codec/csrc").glob("*.cpp"))
-    subprocess.run(["g++", *flags, *includes, *sources, "-o", str(target)], check=True)
+    files = sorted((ROOT / "alq_hvd/codec/csrc").iterdir())
+    if not target.exists() or target.stat().st_mtime < max(file.stat().st_mtime for file in files):
+        sources = [str(file) for file in files if file.suffix == ".cpp"]
+        subprocess.run(["g++", *flags, *includes, *sources, "-o", str(target)], check=True)
     library = subprocess.run(["g++", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
     return target, {
         "LD_PRELOAD": library.stdout.strip(),
@@ -205,7 +207,10 @@ def main() -> int:
     for name in chosen:
         outcomes.append(run_target(name, max(1, args.seconds // len(chosen)), variables if name == "records" else {}))
         print(json.dumps(outcomes[-1]), flush=True)
-    args.output.write_text(json.dumps({"machine": machine.describe(), "targets": outcomes}, indent=1) + "\n")
+    kept = json.loads(args.output.read_text())["targets"] if args.output.exists() else []
+    targets = {each["target"]: each for each in kept} | {each["target"]: each for each in outcomes}
+    stored = {"machine": machine.describe(), "targets": list(targets.values())}
+    args.output.write_text(json.dumps(stored, indent=1) + "\n")
     return int(any(each["findings"] or each["status"] or not each["runs"] for each in outcomes))
 
 
