@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         document = {"model": str(args.model), "scheme": chosen.name, "bits": chosen.bits}
         print(json.dumps({**document, "layers": [asdict(row) for row in rows]}, allow_nan=False))
     else:
-        print(as_text(args.model, rows, chosen.name))
+        print(as_text(args.model, rows, chosen.name, {name: schemes.description(name) for name in schemes.NAMES}))
         if args.plot is not None:
             print(f"\nplot: {args.plot}")
     return 0
@@ -107,7 +107,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def as_text(path: Path, rows: Sequence[Measured], chosen: str) -> str:
+def as_text(path: Path, rows: Sequence[Measured], chosen: str, descriptions: Mapping[str, str]) -> str:
     """Return the table, and the sums over all layers; the chosen scheme is marked."""
     names = list(dict.fromkeys(row.name for row in rows))
     elements = sum(next(row for row in rows if row.name == name).elements for name in names)
@@ -130,7 +130,7 @@ def as_text(path: Path, rows: Sequence[Measured], chosen: str) -> str:
         size = sum(row.code_bytes for row in own)
         lines.append(
             f"{'':<{width}} {scheme:<8}{own[0].bits:>5}{mean:>11.4g}{'':>26}{size:>13,}{size / (4 * elements):>12.1%}"
-            + (" <" if scheme == chosen else "")
+            f"  {descriptions[scheme]}" + (" <" if scheme == chosen else "")
         )
     lines.append(_NOTE)
     return "\n".join(lines)

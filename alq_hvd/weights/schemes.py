@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 from alq_hvd import backends
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.weights import solving
+from alq_hvd.weights.baselines import DoReFa, MeanSign
 from alq_hvd.weights.lq_net import LqNet
 
 Tensor: TypeAlias = Any
@@ -82,7 +83,7 @@ class Grid:
     def quantise(self, weights: Tensor, scales: Tensor | None) -> Tensor:
         """Return the nearest of ``values`` to each weight; 0 goes to a positive one where there is no zero."""
         assert scales is not None
-        return _with_sign(solving.nearest(weights.abs(), self.magnitudes, scales[0]), weights)
+        return solving.with_sign(solving.nearest(weights.abs(), self.magnitudes, scales[0]), weights)
 
     def surrogate(self, weights: Tensor) -> Tensor:
         """Return the weights themselves."""
@@ -127,92 +128,6 @@ class TwoScales:
         """Return -a2, 0, a1."""
         assert scales is not None
         return torch.stack([-scales[1], torch.zeros_like(scales[0]), scales[0]])
-
-
-@dataclass(frozen=True, slots=True)
-class MeanSign:
-    """Have values mean|w| * {-1, +1}: ``bwn``.
-
-    The gradient is multiplied by the mean, which counts as a constant, and stops where |w| > 1.
-
-    References:
-        Rastegari et al., "XNOR-Net", ECCV 2016, per filter; per tensor as in Chen, Wang, Pan, "MetaQuant", NeurIPS
-        2019.
-    """
-
-    name: str = "bwn"
-    bits: int = 1
-    loss_aware: bool = False
-
-    def solve(self, weights: Tensor, curvature: Tensor | None) -> None:
-        """Return nothing: the mean is taken in ``quantise``."""
-
-    def improve(self, weights: Tensor, curvature: Tensor | None, scales: Tensor | None, turn: int) -> None:
-        """Return nothing: the mean is taken in ``quantise``."""
-
-    def quantise(self, weights: Tensor, scales: Tensor | None) -> Tensor:
-        """Return mean|w| with each weight's sign, that of 0 being positive."""
-        return _with_sign(weights.abs().mean().expand_as(weights), weights)
-
-    def surrogate(self, weights: Tensor) -> Tensor:
-        """Return mean|w| * w where |w| <= 1, else 0."""
-        return weights.detach().abs().mean() * torch.where(weights.abs() <= 1, weights, torch.zeros_like(weights))
-
-    def values(self, weights: Tensor, scales: Tensor | None) -> Tensor:
-        """Return -mean|w|, mean|w|."""
-        mean = weights.abs().mean()
-        return torch.stack([-mean, mean])
-
-    def latent(self, weights: Tensor) -> Tensor:
-        """Return w~, what is rounded: the weights."""
-        return weights
-
-    def calibration(self, weights: Tensor) -> Tensor:
-        """Return d w~ / d w: 1."""
-        return torch.ones_like(weights)
-
-
-@dataclass(frozen=True, slots=True)
-class DoReFa:
-    """Have 2^bits equally spaced values from -1 to 1, and no scale: ``dorefa``. A norm should follow the layer.
-
-    w~ = tanh(w) / (2 max|tanh w|) + 1/2, q = 2 round((2^k - 1) w~) / (2^k - 1) - 1; the gradient goes through the
-    rounding unchanged, and the maximum counts as a constant. There is no zero: a weight of 0 goes up.
-
-    References:
-        Zhou et al., "DoReFa-Net", 2016; at one bit without its mean, as in Chen, Wang, Pan, "MetaQuant", NeurIPS 2019.
-    """
-
-    bits: int
-    name: str = "dorefa"
-    loss_aware: bool = False
-
-    def solve(self, weights: Tensor, curvature: Tensor | None) -> None:
-        """Return nothing: there is no scale."""
-
-    def improve(self, weights: Tensor, curvature: Tensor | None, scales: Tensor | None, turn: int) -> None:
-        """Return nothing: there is no scale."""
-
-    def quantise(self, weights: Tensor, scales: Tensor | None) -> Tensor:
-        """Return the rounded weights."""
-        steps = 2**self.bits - 1
-        return 2 * (steps * self.latent(weights) + 0.5).floor() / steps - 1
-
-    def surrogate(self, weights: Tensor) -> Tensor:
-        """Return 2 w~ - 1."""
-        return weights.tanh() / _largest_tanh(weights)
-
-    def values(self, weights: Tensor, scales: Tensor | None) -> Tensor:
-        """Return the grid: float[2^bits]."""
-        return torch.linspace(-1, 1, 2**self.bits, dtype=weights.dtype, device=weights.device)
-
-    def latent(self, weights: Tensor) -> Tensor:
-        """Return w~, what is rounded."""
-        return weights.tanh() / (2 * _largest_tanh(weights)) + 0.5
-
-    def calibration(self, weights: Tensor) -> Tensor:
-        """Return (1 - tanh^2 w) / max|tanh w|: d w~ / d w as MetaQuant defines it, without the factor 1/2."""
-        return (1 - weights.tanh().square()) / _largest_tanh(weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,14 +208,3 @@ def _flat(curvature: Tensor | None) -> Tensor | None:
 def _sides(weights: Tensor) -> tuple[Tensor, Tensor]:
     flat = weights.flatten()
     return flat.clamp(min=0), (-flat).clamp(min=0)
-
-
-def _with_sign(magnitudes: Tensor, weights: Tensor) -> Tensor:
-    """Return ``magnitudes`` with the signs of ``weights``; torch.sign would make a third value of 0."""
-    return torch.where(weights < 0, -magnitudes, magnitudes)
-
-
-def _largest_tanh(weights: Tensor) -> Tensor:
-    """Return max|tanh w| without a gradient, 1 for zero weights."""
-    largest = weights.detach().tanh().abs().max()
-    return torch.where(largest > 0, largest, torch.ones_like(largest))

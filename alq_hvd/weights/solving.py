@@ -75,6 +75,8 @@ def improve(magnitudes: Tensor, curvature: Tensor | None, grid: Sequence[float],
     not be the best any more. So the first round tries two other starts: one close by, and one of those of ``search``;
     ``turn``, the number of the step, says which. In some twenty steps all had their turn.
     """
+    if len(grid) == 1:
+        return sweep(magnitudes, curvature, grid)  # a closed form, and as quick
     close = scale * _CLOSE[turn % len(_CLOSE)]
     best = _best_of(magnitudes, curvature, grid, [scale, close, _between(magnitudes, turn % _STARTS)])
     return _round(magnitudes, curvature, grid, best)[0]
@@ -105,6 +107,11 @@ def _nearest_of_grid(ratios: Tensor, grid: Sequence[float]) -> Tensor:
         return (ratios * steps + 0.5).floor().clamp(max=steps) / steps
     table = torch.tensor(grid, dtype=ratios.dtype, device=ratios.device)
     return table[torch.bucketize(ratios, (table[1:] + table[:-1]) / 2, right=True)]
+
+
+def with_sign(magnitudes: Tensor, weights: Tensor) -> Tensor:
+    """Return ``magnitudes`` with the signs of ``weights``; torch.sign would make a third value of 0."""
+    return torch.where(weights < 0, -magnitudes, magnitudes)
 
 
 def is_linear(grid: Sequence[float]) -> bool:
