@@ -25,7 +25,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
             left.plot(terms, [row["vrr_theory"] for row in rows], "--", color=f"C{colour}", alpha=0.6)
         left.set(xscale="log", xlabel="terms", ylabel="variance kept", ylim=(0, 1.2),
                  title="Sums: rounded (o), truncated (x), theory (--)")  # fmt: skip
-        left.legend(fontsize=8)
+        left.legend(fontsize=8, loc="lower left")
     if "ranks" in result:
         for name, losses in result["ranks"]["loss"].items():
             wide = {"linewidth": 4, "alpha": 0.35} if name == "fp32" else {}
