@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -55,7 +56,7 @@ def available(name: str) -> bool:
 
 def torch() -> Any:
     """Return the module torch."""
-    return require("torch")
+    return sys.modules.get("torch") or require("torch")  # asked for with every gradient
 
 
 def torch_distributed() -> Any:
@@ -65,7 +66,7 @@ def torch_distributed() -> Any:
 
 def horovod() -> Any:
     """Return the module horovod.torch."""
-    return require("horovod.torch")
+    return sys.modules.get("horovod.torch") or require("horovod.torch")
 
 
 def mpi() -> Any:
