@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from alq_hvd.engine.chosen_exchange import ChosenExchange
 from alq_hvd.engine.error_feedback import ErrorFeedback, LossScale
 from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import Transport
-from alq_hvd.errors import AlqError, StateError, WireFormatError
+from alq_hvd.errors import AlqError, CallOrderError, StateError, WireFormatError
 from alq_hvd.exchange.base import Shot, Task
 from alq_hvd.exchange.break_even import Decision
 from alq_hvd.exchange.in_flight import GroupsInFlight
@@ -27,6 +28,29 @@ from alq_hvd.exchange.residuals import Owner
 
 STATE_VERSION = 5
 _NO_GROUP = -1
+
+
+@dataclass(slots=True)
+class _World:
+    """Hold what belongs to the ranks at hand and to the step that is open among them, and is lost with them.
+
+    Attributes:
+        communicator: carries the records.
+        control: carries statistics and levels.
+        in_flight: groups on their way.
+        signature: number of the layout in force.
+        owner: of residuals; ``None`` before there is a layout.
+        used: codecs of the open step.
+        open: groups of that step.
+    """
+
+    communicator: Communicator
+    control: Communicator
+    in_flight: GroupsInFlight
+    signature: int = 0
+    owner: Owner | None = None
+    used: list[Codec] = field(default_factory=list)
+    open: list[tuple[Codec, Values]] = field(default_factory=list)
 
 
 class Aggregator:
@@ -67,15 +91,15 @@ class Aggregator:
 
     def disconnect(self) -> None:
         """Leave the world: forget its ranks, its exchange, what is in flight and what the open step has gathered."""
-        self._communicator: Communicator | None = None
-        self._control: Communicator | None = None
-        self._owner: Owner | None = None
+        self._joined: _World | None = None
         self.exchange.disconnect()
-        self._in_flight = GroupsInFlight(self.ledger)
-        self._signature = 0
-        self._used: list[Codec] = []  # in the open step
-        self._open: list[tuple[Codec, Values]] = []  # groups of that step
         self.shots.forget()
+
+    @property
+    def _world(self) -> _World:
+        if self._joined is None:
+            raise CallOrderError("expected ranks to be connected before they exchange anything, got none: call connect")
+        return self._joined
 
     def connect(self, transport: Transport, control: Communicator) -> None:
         """Join the world that ``transport`` reaches, as after ``disconnect``.
@@ -84,19 +108,19 @@ class Aggregator:
             transport: carries the records.
             control: carries statistics and levels; may be the same.
         """
-        self._communicator, self._control = transport.gradients, control
+        self._joined = _World(transport.gradients, control, GroupsInFlight(self.ledger))
         self.exchange.connect(transport)
 
     def lay_out(self, plan: int) -> None:
         """Say, by a number, which fusion groups the chosen exchange will get: residuals of others are of no use."""
-        assert self._communicator is not None
-        self._signature = plan
-        self._owner = Owner(self._communicator.rank, self._communicator.size, plan, self.exchange.name)
+        world = self._world
+        world.signature = plan
+        world.owner = Owner(world.communicator.rank, world.communicator.size, plan, self.exchange.name)
         residuals = self._feedback.residuals
         if residuals is not None:
             for shot in self.shots.all:
-                shot.is_measured &= residuals.owner == self._owner
-            residuals.belong_to(self._owner)
+                shot.is_measured &= residuals.owner == world.owner
+            residuals.belong_to(world.owner)
 
     def choose_by_time(self, groups: Sequence[int], plain: PlainAllreduce, codec: Codec | None = None) -> Decision:
         """Choose the exchange by time; see ``ChosenExchange.choose_by_time``.
@@ -131,31 +155,31 @@ class Aggregator:
             values: of the group, where ``codec`` takes them.
             codec: of this group; the one given to ``Aggregator`` when ``None``.
         """
-        codec = codec or self._codec
-        if not self._open:
+        codec, world = codec or self._codec, self._world
+        if not world.open:
             self._feedback.begin_step()
-        self._open.append((codec, values))
-        if codec not in self._used:
-            self._used.append(codec)
+        world.open.append((codec, values))
+        if codec not in world.used:
+            world.used.append(codec)
         task = self._task(f"group{group}", group, codec)
         self.shots.start()
-        self._in_flight.start(group, self.exchange(values, task), values)
+        world.in_flight.start(group, self.exchange(values, task), values)
 
     def advance(self) -> None:
         """Move every group forward whose collective has arrived, without waiting."""
-        self._in_flight.advance()
+        if self._joined is not None:
+            self._joined.in_flight.advance()
 
     def result(self, group: int, scale: float) -> Values:
         """Wait for ``group`` and return its values, where ``scale`` times the sum of the quantised gradients now is.
 
         On a device the sum may still be on its way there, and whether it was damaged shows at ``end_step``.
         """
-        return self._in_flight.finish(group, scale, self.exchange.collectives)
+        return self._world.in_flight.finish(group, scale, self.exchange.collectives)
 
     def sampling(self) -> AbstractContextManager[None]:
         """Call ``sample`` inside; what the user's code raises there refuses the fit, which is then tried again."""
-        assert self._communicator is not None
-        return self.shots.sampling(self._communicator.rank)
+        return self.shots.sampling(self._world.communicator.rank)
 
     def sample(self, values: Values, codec: Codec | None = None) -> None:
         """Let a group of a sampled gradient count for the next levels: before ``end_step``."""
@@ -168,10 +192,8 @@ class Aggregator:
         A step that some rank has left out, as with ``hvd.join()``, does not count: those ranks are where they were.
         """
         if counted:
-            self.shots.end_step(self._control, self.step)
-        self.ledger.end_step()
-        self.step += counted
-        log.at_step(self.step)
+            self.shots.end_step(None, self.step)
+        self._close(counted)
 
     def end_step(self) -> None:
         """Close the step; at a scheduled one fit the levels of the next, together with all ranks.
@@ -180,20 +202,26 @@ class Aggregator:
             WireFormatError: a device found that a record of this step was damaged: its results must not be used. This
                 waits for the device, once a step.
         """
-        for codec in self._used:
+        world = self._joined
+        if world is None:  # one rank, or nothing to quantise
+            self.shots.end_step(None, self.step)
+            self._close(counted=True)
+            return
+        rank = world.communicator.rank
+        for codec in world.used:
             try:
                 codec.raise_for_damage()
             except WireFormatError as damage:
-                assert self._communicator is not None
-                raise WireFormatError(f"rank {self._communicator.rank}, step {self.step}: {damage}") from damage
-        changed = self.shots.end_step(self._control, self.step)
-        if self._communicator is not None:
-            rank = self._communicator.rank
-            self._feedback.end_step(self._open, self._options.bucket_size, changed, rank, self.step)
-            self.shots.warn(rank, self.step, of_loss=self._feedback.residuals is None)
-        self._used, self._open = [], []
+                raise WireFormatError(f"rank {rank}, step {self.step}: {damage}") from damage
+        changed = self.shots.end_step(world.control, self.step)
+        self._feedback.end_step(world.open, self._options.bucket_size, changed, rank, self.step)
+        self.shots.warn(rank, self.step, of_loss=self._feedback.residuals is None)
+        world.used, world.open = [], []
+        self._close(counted=True)
+
+    def _close(self, counted: bool) -> None:
         self.ledger.end_step()
-        self.step += 1
+        self.step += counted
         log.at_step(self.step)
 
     def take_over(self, before: Aggregator) -> None:
@@ -221,12 +249,12 @@ class Aggregator:
         self._feedback.scale_changed(old, new)
 
     def _task(self, name: str, group: int, codec: Codec) -> Task:
-        assert self._communicator is not None
+        world = self._world
         measures = self.step % self._options.measure_every == 0
         observe = partial(self.shots.observe, codec, self.step, measures)
         return Task(
             codec=codec,
-            communicator=self._communicator,
+            communicator=world.communicator,
             shots=tuple(Shot(shot.config, shot.levels, shot.contracts) for shot in self.shots.all),
             observe=observe if self.shots.watches(self.step, measures) else None,
             ledger=self.ledger,
@@ -237,7 +265,7 @@ class Aggregator:
             residuals=self._feedback.residuals,
             correlated=self._options.correlates,
             direct=self._options.device_records,
-            signature=zlib.crc32(struct.pack("<II", self._signature, group & 0xFFFFFFFF)),
+            signature=zlib.crc32(struct.pack("<II", world.signature, group & 0xFFFFFFFF)),
         )
 
     def metrics(self) -> dict[str, Any]:
@@ -293,7 +321,8 @@ class Aggregator:
                 shot.load_state_dict(saved)
             self.step, self.exchange.remembered = int(state["step"]), state["break_even"]
             self.ledger.bytes_total = int(state["bytes_total"])
-            self._feedback.load_state_dict(residuals, self.shots.all, self._owner)
+            owner = None if self._joined is None else self._joined.owner
+            self._feedback.load_state_dict(residuals, self.shots.all, owner)
         except AlqError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:

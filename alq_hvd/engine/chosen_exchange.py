@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from alq_hvd.accumulation.plan import plan_inside_node
@@ -14,7 +14,7 @@ from alq_hvd.codec.base import Values
 from alq_hvd.communicator.nodes import Nodes
 from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import Transport
-from alq_hvd.errors import BackendUnavailable, ConfigurationError
+from alq_hvd.errors import BackendUnavailable, CallOrderError, ConfigurationError
 from alq_hvd.exchange.base import Exchange, ExchangeFunction, Task
 from alq_hvd.exchange.break_even import PLAIN, Decision
 from alq_hvd.exchange.kinds import AUTO, KINDS, ExchangeKind, choose
@@ -26,13 +26,21 @@ from alq_hvd.exchange.trial import decide_by_time
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """Say how groups travel in the world that ``transport`` reaches."""
+
+    transport: Transport
+    kind: ExchangeKind
+    function: ExchangeFunction
+
+
 class ChosenExchange:
     """Sum fusion groups by the exchange that suits the world at hand.
 
     All ranks must agree on: the options.
 
     Attributes:
-        kind: of the exchange; ``None`` before ``connect``.
         decision: of ``choose_by_time``; ``None`` before.
         remembered: the latest decision, of this world or of a loaded state, with the number of ranks that took it, as
             plain values.
@@ -45,38 +53,40 @@ class ChosenExchange:
 
     def disconnect(self) -> None:
         """Leave the world; what is remembered stays."""
-        self.kind: ExchangeKind | None = None
         self.decision: Decision | None = None
-        self._transport: Transport | None = None
-        self._function: ExchangeFunction | None = None
+        self._chosen: _Chosen | None = None
 
     def connect(self, transport: Transport) -> None:
         """Take the exchange that the options name, or that sends the fewest bytes."""
         options, communicator = self._options, transport.gradients
-        self._transport = transport
-        self.kind = choose(options.exchange, communicator.size, options.bits_of_shots, options.bucket_size)
-        nodes = transport.nodes(options.ranks_per_node, self._nodes_name) if self.kind.needs_nodes else None
-        self._function = self._made(self.kind, nodes)
+        kind = choose(options.exchange, communicator.size, options.bits_of_shots, options.bucket_size)
+        nodes = transport.nodes(options.ranks_per_node, self._nodes_name) if kind.needs_nodes else None
+        self._chosen = _Chosen(transport, kind, self._made(kind, transport, nodes))
+
+    @property
+    def _here(self) -> _Chosen:
+        if self._chosen is None:
+            raise CallOrderError("expected an exchange to be chosen before gradients travel, got none: call connect")
+        return self._chosen
 
     @property
     def name(self) -> str:
         """Return the name of the exchange; empty before ``connect``."""
-        return "" if self.kind is None else self.kind.name
+        return "" if self._chosen is None else self._chosen.kind.name
 
     @property
     def shots(self) -> int:
         """Return how many times gradients are quantised on their way."""
-        return 1 if self.kind is None else self.kind.shots
+        return 1 if self._chosen is None else self._chosen.kind.shots
 
     @property
     def collectives(self) -> int:
         """Return how many collectives of a group follow each other."""
-        return 1 if self.kind is None else self.kind.collectives
+        return 1 if self._chosen is None else self._chosen.kind.collectives
 
     def __call__(self, values: Values, task: Task) -> Exchange:
         """Start to sum ``values`` over the ranks; see ``ExchangeFunction``."""
-        assert self._function is not None
-        return self._function(values, task)
+        return self._here.function(values, task)
 
     def choose_by_time(self, task: Task, groups: Sequence[int], plain: PlainAllreduce) -> Decision:
         """Time the plain all-reduce and the exchanges that the options allow, and use what the leader decides.
@@ -99,7 +109,8 @@ class ChosenExchange:
             decision = decide_by_time(aside, exchanges, groups, plain)
         self.decision, self.remembered = decision, {"ranks": size, **decision.as_json()}
         if decision.choice != PLAIN:
-            self.kind, self._function = KINDS[decision.choice], exchanges[decision.choice]
+            kind, function = KINDS[decision.choice], exchanges[decision.choice]
+            self._chosen = _Chosen(self._here.transport, kind, function)
         if task.communicator.rank == 0:
             # A user who asked for compression and does not get it shall see so without asking for logs.
             level = logging.WARNING if decision.choice == PLAIN else logging.INFO
@@ -108,29 +119,28 @@ class ChosenExchange:
 
     def _candidates(self) -> Mapping[str, ExchangeFunction]:
         """Return the exchanges that the options allow and this world can do, the same on every rank."""
-        assert self._function is not None
-        assert self._transport is not None
-        options = self._options
+        options, here = self._options, self._here
         if options.exchange != AUTO:
-            return {self.name: self._function}
-        nodes = _useful_nodes(self._transport, options.ranks_per_node, self._nodes_name)
+            return {self.name: here.function}
+        nodes = _useful_nodes(here.transport, options.ranks_per_node, self._nodes_name)
         possible = [kind for kind in KINDS.values() if nodes is not None or not kind.needs_nodes]
-        return {kind.name: self._made(kind, nodes) for kind in possible}
+        return {kind.name: self._made(kind, here.transport, nodes) for kind in possible}
 
     @property
     def _nodes_name(self) -> str:
         return f"{self._options.name}.nodes"
 
-    def _made(self, kind: ExchangeKind, nodes: Nodes | None) -> ExchangeFunction:
+    def _made(self, kind: ExchangeKind, transport: Transport, nodes: Nodes | None) -> ExchangeFunction:
         """Return what sums a group, inside nodes in the type that the options name or that suits them."""
         if kind.function is not None:
             return kind.function
-        assert kind.make is not None and nodes is not None and self._transport is not None
+        if kind.make is None or nodes is None:
+            raise ConfigurationError(f"exchange: {kind.name} needs to know nodes, which nobody tells")
         options = self._options
         # What a node's sum loses to rounding, no residual remembers: error feedback wants it exact.
         asked = "fp32" if options.error_feedback and options.accumulator == PLANNED else options.accumulator
         plan = plan_inside_node(nodes.inside.size, options.bits_of_shots[0], options.bucket_size, asked)
-        if self._transport.gradients.rank == 0:
+        if transport.gradients.rank == 0:
             level = logging.WARNING if plan.problem else logging.INFO
             _logger.log(level, "sums of %d ranks inside a node are kept in %s: %s", nodes.inside.size, plan.dtype,
                         plan.problem or plan.reason)  # fmt: skip

@@ -15,6 +15,7 @@ from alq_hvd.engine.joining import agree_on_layout, join, rival
 from alq_hvd.engine.layout import FusionLayout, Slot
 from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import Attendance, Transport, TransportMaker
+from alq_hvd.errors import CallOrderError
 from alq_hvd.exchange.base import Task
 from alq_hvd.exchange.break_even import PLAIN
 from alq_hvd.exchange.in_flight import GroupsInFlight
@@ -102,7 +103,7 @@ class Session:
         self.rank, self.size = 0, 0
         self.is_plain = False
         self._joined = False  # options agreed on in this world
-        self.groups: FusionGroups | None = None  # of the layout in force
+        self._laid_out: FusionGroups | None = None  # of the layout in force
         self._agreed = False  # on that layout
         self._exact = GroupsInFlight(self.ledger)
         self._forget_step()
@@ -137,6 +138,17 @@ class Session:
         return self.exact_method or self.size == 1 or self.is_plain
 
     @property
+    def groups(self) -> FusionGroups:
+        """Return the fusion groups of the layout in force.
+
+        Raises:
+            CallOrderError: there is none yet.
+        """
+        if self._laid_out is None:
+            raise CallOrderError(f"rank {self.rank}: expected lay_out before gradients are filled in, got none")
+        return self._laid_out
+
+    @property
     def is_laid_out(self) -> bool:
         """Return whether all ranks of this world have agreed on where gradients go."""
         return self._agreed
@@ -164,7 +176,8 @@ class Session:
     def attend(self) -> Attendance:
         """Return who takes part in the open step; wait for it."""
         if self.attendance is None:
-            assert self._asked is not None
+            if self._asked is None:
+                raise CallOrderError(f"rank {self.rank}: expected begin before anything else of a step, got none")
             with self.ledger.timed("exchange"):
                 self.attendance = self._asked.wait()
         return self.attendance
@@ -177,7 +190,7 @@ class Session:
         Raises:
             ConfigurationMismatch: naming the first difference, on every rank.
         """
-        self.groups = FusionGroups(layout, self.codecs, overwrites=self._overwrites)
+        self._laid_out = FusionGroups(layout, self.codecs, overwrites=self._overwrites)
         if self.attend().present < self.size:
             return
         if not self._joined:
@@ -193,11 +206,10 @@ class Session:
 
     def give_up_layout(self) -> None:
         """Expect another layout: the next step begins with ``lay_out``."""
-        self.groups, self._agreed = None, False
+        self._laid_out, self._agreed = None, False
 
     def fill(self, slot: Slot, gradient: Any) -> None:
         """Give a gradient to its fusion group, and start the group's exchange when it is complete; ``None``: zeros."""
-        assert self.groups is not None
         group = self.groups.fill(slot, gradient)
         if group is not None:
             self.start(slot.group, group.values(), group.codec)
@@ -222,7 +234,6 @@ class Session:
 
     def take(self, slot: Slot) -> Any:
         """Return the reduced gradient of ``slot``, once ``result`` of its group has been called."""
-        assert self.groups is not None
         return self.groups.take(slot)
 
     def result(self, group: int, factor: float) -> Values:
@@ -239,7 +250,7 @@ class Session:
         """Close the step; at a scheduled one fit the levels of the next, together with all ranks."""
         present = self.size if self.attendance is None else self.attendance.present
         if self._quantises:
-            if self.groups is not None and self._sampler is not None and self.aggregator.wants_samples:
+            if self._laid_out is not None and self._sampler is not None and self.aggregator.wants_samples:
                 with self.aggregator.sampling():
                     for group in sampled_groups(self.groups, self._sampler()):
                         self.aggregator.sample(group.values(), group.codec)
@@ -247,10 +258,10 @@ class Session:
         else:
             repeated = self.attendance is not None and self.attendance.repeats
             self.aggregator.end_exact_step(counted=present == self.size and not repeated)
-        if self.groups is not None:
+        if self._laid_out is not None:
             self.groups.clear()
             if not self._agreed:
-                self.groups = None
+                self._laid_out = None
         self._forget_step()
 
     @property
@@ -292,7 +303,7 @@ class Session:
             measured["exchange"] = "none"
         if self.exact_method:
             measured["levels"] = []
-        compressed = 0 if self.groups is None or self.is_plain else sum(self.groups.layout.group_elements)
+        compressed = 0 if self._laid_out is None or self.is_plain else sum(self._laid_out.layout.group_elements)
         return {**measured, "compressed_elements": compressed}
 
     def state_dict(self) -> dict[str, Any]:

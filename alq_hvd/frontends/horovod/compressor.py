@@ -193,7 +193,6 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         if not self._delivering:
             self._all_gradients_seen()
         factor = ctx.probe.check(reduced, ctx.name, session.attend())
-        assert session.groups is not None
         slot = session.groups.layout.slots[ctx.index]
         if slot.group not in self._decoded:
             session.result(slot.group, factor)
@@ -301,7 +300,6 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         session = self._session
         if not session.is_laid_out:
             session.lay_out(self._keys.end_of_calls())
-        assert session.groups is not None
         slots = session.groups.layout.slots
         staged, self._staged = self._staged, {}
         for index in sorted(staged):
