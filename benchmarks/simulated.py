@@ -28,8 +28,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "allgather 4": {"exchange": "allgather", "bits": 4},
     "two_shot 4": {"exchange": "two_shot", "bits": 4},
     "two_shot 4,8": {"exchange": "two_shot", "bits": (4, 8)},
+    "4, dithered": {"exchange": "two_shot", "bits": 4, "dither": True},
+    "4, no dither": {"exchange": "two_shot", "bits": 4, "dither": False},
+    "4, all alone": {"exchange": "two_shot", "bits": 4, "dither": False, "correlated": False},
 }
-"""The first is what the others are compared with."""
+"""The first is what the others are compared with. In the last, ranks do not even round together."""
 STEPS = 2
 BUCKET = 512
 

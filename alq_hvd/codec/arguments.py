@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from alq_hvd.codec.arrays import FloatArray, Record
+from alq_hvd.codec.keys import StreamKey
 from alq_hvd.errors import ConfigurationError, UnsupportedTensor
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.record import RecordLayout, Stamp, verify
@@ -23,13 +24,17 @@ def require_values(values: FloatArray, elements: int | None = None) -> None:
 
 
 def require_encodable(
-    values: FloatArray, layout: RecordLayout, levels: Levels, residual: FloatArray | None = None
+    values: FloatArray, layout: RecordLayout, levels: Levels, key: StreamKey, residual: FloatArray | None = None
 ) -> None:
-    """Raise ``AlqError`` unless ``values``, and ``residual`` if any, fit ``layout`` and ``levels`` fits its bits."""
+    """Raise ``AlqError`` unless ``values``, and ``residual`` if any, fit ``layout``, and ``levels`` and ``key`` do."""
     require_values(values, layout.elements)
     if residual is not None:
         require_values(residual, layout.elements)
     layout.quantiser.require_fit(levels)
+    if layout.quantiser.dither and key.strata.parts > 1:
+        raise ConfigurationError(
+            f"dither: expected a rank that draws for itself, got one of {key.strata.parts} strata: records tell none"
+        )
 
 
 def require_decodable(records: Sequence[Record], layout: RecordLayout, levels: Levels, stamps: Sequence[Stamp]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from alq_hvd import backends
-from alq_hvd.codec import cuda_buckets, cuda_names, cuda_structs
+from alq_hvd.codec import cuda_buckets, cuda_host, cuda_names, cuda_structs
 from alq_hvd.codec.base import Codec
 from alq_hvd.codec.cuda_arguments import Memory, parts_of, require_parts, require_records, require_residual
 from alq_hvd.codec.cuda_damage import Damage
@@ -19,8 +19,6 @@ from alq_hvd.codec.cuda_names import TYPES
 from alq_hvd.codec.cuda_stream import StreamOrder
 from alq_hvd.codec.device_arrays import DeviceArrays, Parts
 from alq_hvd.codec.keys import StreamKey
-from alq_hvd.codec.native import NativeCodec
-from alq_hvd.codec.reference import ReferenceCodec
 from alq_hvd.codec.rotation import rotation_words, sign_key
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
@@ -81,8 +79,8 @@ class CudaCodec(Codec):
             require_residual(residual, layout.elements, self.device.name)
         layout.quantiser.require_fit(levels)
         self.order.enter(*parts, *(() if residual is None else (residual,)))
-        if key.strata.parts > 1 and layout.quantiser.rounding == "stochastic":
-            return self._encode_on_host(parts, layout, levels, key, stamp, residual)
+        if cuda_host.encodes(layout.quantiser, key):
+            return cuda_host.encode(self.arrays, parts, layout, levels, key, stamp, residual)
         config, kind = layout.quantiser, TYPES[str(parts[0].dtype)] if parts else "float"
         record = self._begin(layout, stamp, key)
         if not parts:
@@ -130,6 +128,9 @@ class CudaCodec(Codec):
             for part in parts:
                 part.zero_()
             return out
+        if layout.quantiser.dither:
+            cuda_host.decode_sum(self.arrays, records, layout, levels, stamps, scale, parts)
+            return out
         described, checks = self._records(records, layout, stamps)
         data, ends = self._memory.addresses(parts)
         tables = self._memory.tables(levels, layout.quantiser.bits)
@@ -166,7 +167,8 @@ class CudaCodec(Codec):
         Falls back to ``decode_sum`` and ``encode`` for bucket sizes that need two readings, and for rotated buckets.
         """
         chunk, turned = self._chunk_size(again.quantiser), layout.quantiser.rotate or again.quantiser.rotate
-        if chunk is None or turned or not records or not layout.elements:
+        unknown = layout.quantiser.dither or cuda_host.encodes(again.quantiser, key)
+        if chunk is None or turned or unknown or not records or not layout.elements:
             return Codec.recode(self, records, layout, levels, stamps, room, again, levels_again, key, stamp)
         self.order.enter()
         require_records(records, layout, stamps, self.device.name)
@@ -230,24 +232,6 @@ class CudaCodec(Codec):
         """Wait for what was decoded, and raise ``WireFormatError`` if a record since the last call was damaged."""
         self.order.enter()
         self._damage.refuse(self._damage.take())
-
-    def _encode_on_host(
-        self,
-        parts: Sequence[Tensor],
-        layout: RecordLayout,
-        levels: Levels,
-        key: StreamKey,
-        stamp: Stamp,
-        residual: Tensor | None,
-    ) -> Tensor:
-        """Return what the codec of the host makes of ``parts``: the kernels know no strata yet, and this waits."""
-        codec = NativeCodec() if backends.available("alq_hvd.codec._native") else ReferenceCodec()
-        values = self.arrays.on_host(self.arrays.as_bytes(Parts(tuple(parts)))).view(np.float32)
-        kept = None if residual is None else self.arrays.on_host(residual)
-        record = codec.encode(values, layout, levels, key, stamp, kept)
-        if residual is not None:
-            residual.copy_(backends.torch().from_numpy(kept))
-        return self.arrays.arrive([record])[0]
 
     def _chunk_size(self, config: QuantiserConfig, row_bytes: int | None = None) -> int | None:
         return cuda_structs.chunk_size(config.bucket_size, self.device.shared_bytes, row_bytes or _row_bytes(config))

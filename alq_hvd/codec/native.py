@@ -14,11 +14,11 @@ from alq_hvd.codec.arrays import FloatArray, HostArrays, Record
 from alq_hvd.codec.base import Codec
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.codec.rotation import rotation_words, sign_key
-from alq_hvd.codec.strata import polynomial_of
+from alq_hvd.codec.strata import draws_words, polynomial_of
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser.config import QuantiserConfig, require_int
 from alq_hvd.quantiser.levels import Levels
-from alq_hvd.quantiser.record import RecordLayout, Stamp, seal
+from alq_hvd.quantiser.record import HEADER, RecordLayout, Stamp, seal
 from alq_hvd.quantiser.statistics import BINS_PER_OCTAVE_LOG2, OCTAVES, GradientStatistics
 
 
@@ -60,10 +60,11 @@ class NativeCodec(Codec):
         residual: FloatArray | None = None,
     ) -> Record:
         """Return the sealed record of ``values``; see ``Codec.encode``."""
-        require_encodable(values, layout, levels, residual)
+        require_encodable(values, layout, levels, key, residual)
         config = layout.quantiser
         record, signs = layout.new_record(), sign_key(key, config)
         layout.rotation(record)[:] = rotation_words(key, config)
+        layout.draws(record)[:] = draws_words(key, config)
         check = self._native.encode(
             self.instruction_set,
             values,
@@ -85,9 +86,11 @@ class NativeCodec(Codec):
             signs_first=signs.first,
             signs_second=signs.second,
             strata=(*key.strata, polynomial_of(key.strata.parts)),
+            dither=_dither(config, levels),
             residual=residual,
         )
-        seal(record, layout, stamp, (check + int(layout.rotation(record).sum(dtype=np.uint32))) % 2**32)
+        named = record[HEADER.size : layout.norms_offset].view("<u4")
+        seal(record, layout, stamp, (check + int(named.sum(dtype=np.uint32))) % 2**32)
         return record
 
     def decode_sum(
@@ -117,6 +120,7 @@ class NativeCodec(Codec):
             scale=scale,
             threads=self.threads,
             rounds=layout.quantiser.rounds,
+            dither=_dither(layout.quantiser, levels),
         )
         return out
 
@@ -146,6 +150,11 @@ class NativeCodec(Codec):
             bucket_size=config.bucket_size,
             weight_exponent=weight_exponent,
         )
+
+
+def _dither(config: QuantiserConfig, levels: Levels) -> float:
+    """Return the width of the dither that a receiver takes away; 0 for none."""
+    return float(levels.dither) if config.dither else 0.0
 
 
 def _reach(config: QuantiserConfig) -> float:

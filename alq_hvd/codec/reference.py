@@ -14,7 +14,7 @@ from alq_hvd.codec.arrays import FloatArray, HostArrays, Record
 from alq_hvd.codec.base import Codec
 from alq_hvd.codec.keys import SignKey, StreamKey
 from alq_hvd.codec.rotation import rotate_values, rotate_values_back, rotation_words, sign_key
-from alq_hvd.codec.strata import DRAW_BITS, draws, draws_of
+from alq_hvd.codec.strata import DRAW_BITS, dither, draws, draws_of, draws_words
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.record import LANES, TILE, RecordLayout, Stamp, seal
@@ -42,12 +42,13 @@ class ReferenceCodec(Codec):
         residual: FloatArray | None = None,
     ) -> Record:
         """Return the sealed record of ``values``; see ``Codec.encode``."""
-        require_encodable(values, layout, levels, residual)
+        require_encodable(values, layout, levels, key, residual)
         if residual is not None:
             values = values + residual
         record = layout.new_record()
         norms, codes = quantise(values, layout.quantiser, levels, key)
         layout.rotation(record)[:] = rotation_words(key, layout.quantiser)
+        layout.draws(record)[:] = draws_words(key, layout.quantiser)
         layout.norms(record)[:] = norms
         layout.words(record)[:] = pack(codes, layout)
         seal(record, layout, stamp)
@@ -143,8 +144,10 @@ def sum_records(records: Sequence[Record], layout: RecordLayout, levels: Levels)
         for rotation, run in groupby(records, lambda record: tuple(layout.rotation(record).tolist())):
             part = np.zeros(layout.elements, dtype=np.float32)
             for record in run:
-                codes = np.minimum(unpack(layout.words(record), layout), len(levels) - 1)
-                part += np.repeat(layout.norms(record), config.bucket_size)[: layout.elements] * levels.values[codes]
+                found = levels.values[np.minimum(unpack(layout.words(record), layout), len(levels) - 1)]
+                if config.dither:
+                    found = found + dither(layout.draws(record), layout.elements, levels.dither)
+                part += np.repeat(layout.norms(record), config.bucket_size)[: layout.elements] * found
             if rotation:
                 first, second, start, _ = rotation
                 part = rotate_values_back(part, config, SignKey(first, second), start)

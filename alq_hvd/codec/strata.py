@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alq_hvd.codec.keys import Strata, StreamKey, random_bits
+from alq_hvd.quantiser.config import QuantiserConfig
 
 Words = npt.NDArray[np.uint32]
 
@@ -69,6 +70,18 @@ def draws(key: StreamKey, elements: int) -> Words:
     if key.strata.parts == 1:
         return own
     return (strata(key.strata, index) << np.uint32(bits)) + own
+
+
+def draws_words(key: StreamKey, config: QuantiserConfig) -> Words:
+    """Return what a record tells of its draws: uint32[4], two words of key, first element, zero; [] if not dithered."""
+    return np.array([key.first, key.second, key.first_element, 0] if config.dither else [], dtype=np.uint32)
+
+
+def dither(words: Words, elements: int, width: np.float32) -> npt.NDArray[np.float32]:
+    """Return float32[elements]: ``width`` times u - 1/2, u the draws that ``words`` name, of mean exactly zero."""
+    first, second, start, _ = (int(word) for word in words)
+    drawn = draws(StreamKey(first, second, start), elements).astype(np.float32)
+    return (drawn - np.float32(2 ** (DRAW_BITS - 1) - 0.5)) * (width * np.float32(2.0**-DRAW_BITS))
 
 
 def strata(key: Strata, index: Words) -> Words:

@@ -302,7 +302,8 @@ class Aggregator:
         """Return what a state must share with the run that loads it."""
         options = self._options
         chosen = {"method": options.method_name, "bits": options.plain_bits, "seed": options.seed}
-        drawn = {"correlated": options.correlates, "error_feedback": options.error_feedback}
+        dithers = [options.dithers(shot) for shot in range(len(options.bits_of_shots))]
+        drawn = {"correlated": options.correlates, "dither": dithers, "error_feedback": options.error_feedback}
         return {"state_version": STATE_VERSION, **chosen, **drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

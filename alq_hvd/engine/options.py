@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from alq_hvd.accumulation.types import AUTO as PLANNED
@@ -41,6 +41,9 @@ class Options:
         correlated: let ranks share out among them the numbers that rounding draws, so that their errors cancel: each
             rank as unbiased as ever, less error of the mean, the same bytes and decoder. ``None``: yes, but for
             ``eden``, which draws none. See docs/decisions/0015-correlated-rounding.md.
+        dither: in the second shot, where one rank encodes a sum, let receivers draw the numbers of its rounding again
+            and take away what of its error they tell: as unbiased, a little more than half of the error, and no zero
+            stays zero. ``None``: where the table holds no zero anyway. See docs/decisions/0016-dither.md.
         exchange: ``"allgather"`` (few ranks), ``"two_shot"`` (many), ``"hierarchical"`` (several ranks a node: not
             quantised inside, two-shot between nodes), or ``"auto"``: the one that suits the world; see ``break_even``
             and ``exchange.kinds``.
@@ -87,6 +90,7 @@ class Options:
     free_ends: bool = False
     rotate: bool | None = None
     correlated: bool | None = None
+    dither: bool | None = None
     exchange: str = kinds.AUTO
     ranks_per_node: int | None = None
     break_even: bool | None = None
@@ -155,12 +159,13 @@ class Options:
         object.__setattr__(self, "schedule", Schedule.parse(self.schedule))
         for shot in range(len(self.bits_of_shots)):
             self.resolve(shot)
-        if self.correlated not in (None, True, False):
-            raise ConfigurationError(f"correlated: expected True, False or None, got {self.correlated!r}")
-        if self.correlated and self.resolve().rounding == "nearest":
-            raise ConfigurationError(
-                f"correlated: {self.method_name} rounds to the nearest and draws nothing, leave it out"
-            )
+        for name, chosen in (("correlated", self.correlated), ("dither", self.dither)):
+            if chosen not in (None, True, False):
+                raise ConfigurationError(f"{name}: expected True, False or None, got {chosen!r}")
+            if chosen and self.resolve().rounding == "nearest":
+                raise ConfigurationError(
+                    f"{name}: {self.method_name} rounds to the nearest and draws nothing, leave it out"
+                )
 
     def _check_bits(self) -> None:
         if not isinstance(self.bits, tuple):
@@ -207,7 +212,15 @@ class Options:
 
     def quantiser(self, shot: int = 0) -> QuantiserConfig:
         """Return how coordinates become codes in ``shot``."""
-        return self.resolve(shot).quantiser(self.bits_of_shots[shot], self.bucket_size)
+        config = self.resolve(shot).quantiser(self.bits_of_shots[shot], self.bucket_size)
+        return replace(config, dither=self.dithers(shot))
+
+    def dithers(self, shot: int) -> bool:
+        """Return whether receivers of ``shot`` take a dither away: of one in which each rank draws for itself."""
+        method, bits = self.resolve(shot), self.bits_of_shots[shot]
+        if not shot or method.rounding == "nearest" or method.exact:
+            return False
+        return bool(method.initial(bits).values.all()) if self.dither is None else self.dither
 
     @property
     def correlates(self) -> bool:

@@ -37,6 +37,8 @@ class QuantiserConfig:
         rounding: ``"stochastic"`` is unbiased whatever the levels. ``"nearest"`` sends the scale at which the decoded
             bucket's projection on the gradient is exact; it has a third of the variance, and is nearly unbiased only
             for buckets rotated twice, which it implies: see docs/decisions/0010-rotation.md.
+        dither: a receiver draws the numbers of the rounding again and takes away what of its error they tell: a little
+            more than half of the variance is left, and no zero stays zero. Only where one rank draws for itself.
 
     Raises:
         ConfigurationError: naming the option, its valid values and what was got.
@@ -48,6 +50,7 @@ class QuantiserConfig:
     clip: float | None = None
     rotate: bool = False
     rounding: Rounding = "stochastic"
+    dither: bool = False
 
     def __post_init__(self) -> None:
         require_int("bits", self.bits, 1, MAXIMUM_BITS)
@@ -60,6 +63,8 @@ class QuantiserConfig:
             raise ConfigurationError(f"rotate: expected True or False, got {self.rotate!r}")
         if self.rounding not in ROUNDINGS:
             raise ConfigurationError(f"rounding: expected one of {', '.join(ROUNDINGS)}, got {self.rounding!r}")
+        if self.dither and self.rounding == "nearest":
+            raise ConfigurationError("dither: rounding to the nearest draws nothing, leave it out")
         if self.rounding == "nearest" and not (self.rotate and self.norm == "l2"):
             raise ConfigurationError(
                 f"rounding: 'nearest' needs rotate=True and norm='l2', got rotate={self.rotate} and "

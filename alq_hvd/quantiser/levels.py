@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -64,6 +65,16 @@ class Levels:
     def minimum_bits(self) -> int:
         """Return the smallest number of bits whose codes can index every level."""
         return (len(self) - 1).bit_length()
+
+    @cached_property
+    def dither(self) -> np.float32:
+        """Return the width of the dither that a receiver takes away again: sum 1/w over sum 1/w^2 of the gaps w.
+
+        Any width leaves rounding unbiased. This one is the mean gap where density falls as 1/w^3, as it does for levels
+        of least variance; for others it is rather too small. The sums are exact, so every rank has the same.
+        """
+        gaps = np.diff(self.values.astype(np.float64)).tolist()
+        return np.float32(math.fsum(1 / gap for gap in gaps) / math.fsum(1 / gap**2 for gap in gaps))
 
     def next_version(self, values: npt.ArrayLike) -> Levels:
         """Return the table that follows this one in the history of adaptations."""

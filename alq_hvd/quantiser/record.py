@@ -1,8 +1,8 @@
 """The layout of a record: what one rank sends for one fusion group. ``docs/wire-format.md`` is its prose.
 
-A record is ``header | rotation | norms | codes | zeros``, with the rotation only where buckets are rotated. The layout
-follows from the configuration alone; the header lets a receiver prove that the sender meant the same one, and that the
-bytes arrived whole.
+A record is ``header | rotation | draws | norms | codes | zeros``, with the rotation only where buckets are rotated and
+the draws only where they are dithered. The layout follows from the configuration alone; the header lets a receiver
+prove that the sender meant the same one, and that the bytes arrived whole.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ MAGIC = b"ALQ"
 VERSION = 1
 HEADER = struct.Struct("<3sBBBHIIIIII")
 """magic, version, bits, norm, flags, elements, bucket size, levels digest, step, sender, checksum (little-endian)."""
-FLAG_CLIPPED, FLAG_ROTATED, FLAG_NEAREST = 1, 2, 4
+FLAG_CLIPPED, FLAG_ROTATED, FLAG_NEAREST, FLAG_DITHERED = 1, 2, 4, 8
 ROTATION_BYTES = 16
 """A rotated record tells its signs behind the header: two words of key, first element, a zero word."""
+DRAWS_BYTES = 16
+"""A dithered record tells its random numbers behind that: two words of key, first element, a zero word."""
 CODES_ALIGNMENT = 128
 RECORD_ALIGNMENT = 512
 """NCCL's allgather is several times slower when the send size is not a multiple of 512 bytes."""
@@ -60,9 +62,14 @@ class RecordLayout:
         return full * self.quantiser.bits + -(-tail_rows * self.quantiser.bits // 32)
 
     @cached_property
+    def draws_offset(self) -> int:
+        """Return where the key of the draws starts, if it is told."""
+        return HEADER.size + (ROTATION_BYTES if self.quantiser.rotate else 0)
+
+    @cached_property
     def norms_offset(self) -> int:
         """Return where the float32 norms start."""
-        return HEADER.size + (ROTATION_BYTES if self.quantiser.rotate else 0)
+        return self.draws_offset + (DRAWS_BYTES if self.quantiser.dither else 0)
 
     @cached_property
     def codes_offset(self) -> int:
@@ -92,7 +99,11 @@ class RecordLayout:
 
     def rotation(self, record: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
         """Return what names the signs of a rotated ``record`` as a uint32[4] view; uint32[0] of one not rotated."""
-        return record[HEADER.size : self.norms_offset].view("<u4")
+        return record[HEADER.size : self.draws_offset].view("<u4")
+
+    def draws(self, record: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+        """Return what names the draws of a dithered ``record`` as a uint32[4] view; uint32[0] of one not dithered."""
+        return record[self.draws_offset : self.norms_offset].view("<u4")
 
     def words(self, record: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
         """Return the packed codes of ``record`` as a uint32[word_rows, 32] view."""
@@ -203,6 +214,7 @@ def _flags(quantiser: QuantiserConfig) -> int:
         FLAG_CLIPPED * (quantiser.clip is not None)
         + FLAG_ROTATED * quantiser.rotate
         + FLAG_NEAREST * (quantiser.rounding == "nearest")
+        + FLAG_DITHERED * quantiser.dither
     )
 
 

@@ -30,6 +30,12 @@ ROTATED = {
 }
 """Two blocks of 64 that overlap in a bucket of 100; once, clipped, and twice with rounding to the nearest."""
 
+DITHERED = {
+    "dithered-3-bits": QuantiserConfig(3, 100, "linf", dither=True),
+    "rotated-dithered-2-bits": QuantiserConfig(2, 100, "linf", rotate=True, dither=True),
+}
+"""Records that name their draws."""
+
 
 def gradient() -> FloatArray:
     """Return float32[ELEMENTS]: cubes of pseudo-random fractions, one silent bucket, one with an infinity."""
@@ -52,7 +58,7 @@ def levels(bits: int) -> Levels:
 def cases() -> Iterator[tuple[Path, RecordLayout, Levels, Stamp]]:
     """Yield file, layout, levels and stamp of each golden record."""
     yield from plain_cases()
-    for name, config in ROTATED.items():
+    for name, config in {**ROTATED, **DITHERED}.items():
         table = levels(config.bits)
         stamp = Stamp(table.digest, step=20 + config.bits, sender=config.bits)
         yield FOLDER / f"record-{name}.bin", RecordLayout(ELEMENTS, config), table, stamp

@@ -72,7 +72,8 @@ void one_case(const alq::Kernels& kernels) {
   const bool clipped = below(3) == 0, maximum_norm = below(2) == 0;
   const alq::Strata strata = random_strata();
   const alq::Quantiser quantiser = {bits, bucket_size, maximum_norm, clipped ? 2.5 : 0.0, rounds, reach, {3, 4}, strata};
-  const alq::Table table = random_table(bits, reach > 0 ? alq::kDraws : alq::draws_of(strata));
+  alq::Table table = random_table(bits, reach > 0 ? alq::kDraws : alq::draws_of(strata));
+  if (reach <= 0 && below(3) == 0) table.dither = 0.25f / alq::kDraws;
   const std::unique_ptr<uint32_t[]> filled(new uint32_t[alq::kStrataPeriod]);
   kernels.fill_strata(strata, filled.get());
   const int64_t buckets = (elements + bucket_size - 1) / bucket_size;
@@ -89,7 +90,7 @@ void one_case(const alq::Kernels& kernels) {
   add_to_checksum(norms.get(), buckets);
   add_to_checksum(packed.get(), words);
 
-  const int64_t signs = rounds ? alq::kRotationBytes : 0, record_bytes = signs + 4 * (buckets + words);
+  const int64_t signs = (rounds ? alq::kRotationBytes : 0) + alq::kDrawsBytes, record_bytes = signs + 4 * (buckets + words);
   std::vector<std::unique_ptr<uint8_t[]>> records;
   std::vector<const uint8_t*> starts;
   const int64_t count = below(4);
@@ -109,7 +110,7 @@ void one_case(const alq::Kernels& kernels) {
       }
     }
   }
-  const alq::RecordOffsets offsets = {signs, signs + 4 * buckets};
+  const alq::RecordOffsets offsets = {signs, signs + 4 * buckets, 0, signs - alq::kDrawsBytes};
   if (rounds) {
     const int64_t strip = std::lcm(bucket_size, int64_t{alq::kTile});
     const std::unique_ptr<float[]> part(new float[std::min(strip, elements)]);

@@ -68,6 +68,12 @@ def run(
     return first
 
 
+def test_weights_are_the_same_where_sums_are_dithered() -> None:
+    options: dict[str, Any] = {"exchange": "two_shot", "dtype": torch.bfloat16, "bits": 4}
+    assert run(3, on_device, dither=True, **options) == run(3, on_host, dither=True, **options)
+    assert run(3, on_host, dither=True, **options) != run(3, on_host, dither=False, **options)
+
+
 @pytest.mark.parametrize("exchange", ["allgather", "two_shot"])
 @pytest.mark.parametrize("feedback", [True, False])
 def test_weights_are_the_same_where_ranks_round_together(exchange: str, feedback: bool) -> None:

@@ -1,9 +1,19 @@
 // Packed codes to scaled sums. Included by kernels_impl.h; no include guard on purpose.
 
-// Add norm * level of `rows` packed rows to `sums`; `scales` is one norm an element, or one a row.
-template <int B, bool scale_per_row>
-ALQ_INLINE void accumulate_rows(const uint8_t* packed, int rows, const float* levels, const float* scales, float* sums) {
+// What a record's draws are made of again, from one element on.
+struct Redrawn {
+  StreamKey key;
+  uint32_t element;
+  float width;
+};
+
+// Add norm * level of `rows` packed rows to `sums`; `scales` is one norm an element, or one a row. Where `dithered`, the
+// dither is added to the levels first.
+template <int B, bool scale_per_row, bool dithered>
+ALQ_INLINE void accumulate_rows(const uint8_t* packed, int rows, const float* levels, const float* scales,
+                                const Redrawn& redrawn, float* sums) {
   for (int lane = 0; lane < kLanes; lane += W) {
+    Words weyl = weyl_number(redrawn.key, iota() + (redrawn.element + lane));
     const uint8_t* in = packed + 4 * lane;
     Words word = load<Words>(in);
     int shift = 0;
@@ -16,7 +26,12 @@ ALQ_INLINE void accumulate_rows(const uint8_t* packed, int rows, const float* le
         shift -= 32;
         if (shift) code |= word << (B - shift);
       }
-      const Floats level = lookup<1 << B>(levels, (Ints)(code & ((1u << B) - 1u)));
+      Floats level = lookup<1 << B>(levels, (Ints)(code & ((1u << B) - 1u)));
+      if (dithered) {
+        const Floats draw = __builtin_convertvector((Ints)(random_bits(redrawn.key, weyl) >> 8), Floats);
+        level = level + (draw - kMeanDraw) * redrawn.width;
+        weyl += kLanes * kWeylStep;
+      }
       float* sum = sums + row * kLanes + lane;
       const Floats norm = scale_per_row ? Floats{} + scales[row] : load<Floats>(scales + row * kLanes + lane);
       store(sum, load<Floats>(sum) + dequantise(norm, level));
@@ -54,7 +69,7 @@ ALQ_INLINE void write_scaled(const float* sums, int64_t size, float scale, bool 
 
 constexpr int64_t kCachedElements = 1 << 20;
 
-template <int B>
+template <int B, bool dithered>
 void decode_bits(const uint8_t* const* records, int count, int64_t begin, int64_t end, const Quantiser& quantiser,
                  const Table& table, RecordOffsets offsets, float scale, float* out) {
   const bool per_row = quantiser.bucket_size % kLanes == 0;
@@ -69,25 +84,38 @@ void decode_bits(const uint8_t* const* records, int count, int64_t begin, int64_
     for (int r = 0; r < count; ++r) {
       const uint8_t* norms = records[r] + offsets.norms;
       const uint8_t* words = records[r] + offsets.codes + start / kTile * (4 * B * kLanes);
+      Redrawn redrawn = {};
+      if (dithered) {
+        uint32_t named[3];
+        __builtin_memcpy(named, records[r] + offsets.draws, sizeof named);
+        redrawn = {{named[0], named[1]}, named[2] + static_cast<uint32_t>(offsets.skipped + start), table.dither};
+      }
       if (per_row) {
         spread_norms(norms, start, quantiser.bucket_size, kLanes, rows, scales);
         if (rows == kRows)
-          accumulate_rows<B, true>(words, kRows, levels, scales, sums);
+          accumulate_rows<B, true, dithered>(words, kRows, levels, scales, redrawn, sums);
         else
-          accumulate_rows<B, true>(words, rows, levels, scales, sums);
+          accumulate_rows<B, true, dithered>(words, rows, levels, scales, redrawn, sums);
       } else {
         spread_norms(norms, start, quantiser.bucket_size, 1, size, scales);
         for (int64_t i = size; i < rows * kLanes; ++i) scales[i] = 0;
-        accumulate_rows<B, false>(words, rows, levels, scales, sums);
+        accumulate_rows<B, false, dithered>(words, rows, levels, scales, redrawn, sums);
       }
     }
     write_scaled(sums, size, scale, past_cache, out + start);
   }
 }
 
+template <bool dithered>
+ALQ_INLINE auto decode_table(int bits) {
+  constexpr decltype(&decode_bits<1, dithered>) by_bits[] = {
+      decode_bits<1, dithered>, decode_bits<2, dithered>, decode_bits<3, dithered>, decode_bits<4, dithered>,
+      decode_bits<5, dithered>, decode_bits<6, dithered>, decode_bits<7, dithered>, decode_bits<8, dithered>};
+  return by_bits[bits - 1];
+}
+
 inline void decode_any(const uint8_t* const* records, int count, int64_t begin, int64_t end, const Quantiser& quantiser,
                        const Table& table, RecordOffsets offsets, float scale, float* out) {
-  constexpr decltype(&decode_bits<1>) by_bits[] = {decode_bits<1>, decode_bits<2>, decode_bits<3>, decode_bits<4>,
-                                                   decode_bits<5>, decode_bits<6>, decode_bits<7>, decode_bits<8>};
-  by_bits[quantiser.bits - 1](records, count, begin, end, quantiser, table, offsets, scale, out);
+  const auto decode = table.dither > 0 ? decode_table<true>(quantiser.bits) : decode_table<false>(quantiser.bits);
+  decode(records, count, begin, end, quantiser, table, offsets, scale, out);
 }

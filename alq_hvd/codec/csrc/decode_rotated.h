@@ -7,7 +7,7 @@ struct RecordSigns {
 
 inline RecordSigns signs_of(const uint8_t* record, RecordOffsets offsets) {
   RecordSigns signs;
-  __builtin_memcpy(&signs, record + offsets.norms - kRotationBytes, kRotationBytes);
+  __builtin_memcpy(&signs, record + offsets.signs, kRotationBytes);
   return signs;
 }
 
@@ -20,7 +20,8 @@ inline void decode_rotated(const uint8_t* const* records, int count, int64_t beg
   for (int64_t start = begin; start < end; start += strip) {
     const int64_t size = end - start < strip ? end - start : strip;
     const RecordOffsets shifted = {offsets.norms + 4 * (start / quantiser.bucket_size),
-                                   offsets.codes + start / kTile * (4 * quantiser.bits * kLanes)};
+                                   offsets.codes + start / kTile * (4 * quantiser.bits * kLanes), offsets.signs,
+                                   offsets.draws, start};
     float* total = out + start;
     if (!count) __builtin_memset(total, 0, 4 * size);
     for (int run = 0, next; run < count; run = next) {

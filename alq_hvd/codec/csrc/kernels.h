@@ -27,6 +27,7 @@ struct Table {
   float smallest_level;  // magnitude of the smallest level that is not zero
   alignas(64) float levels[256];
   alignas(64) float scaled_inverse_gaps[256];  // number of values of a draw / gap
+  float dither = 0;  // what a draw, less its mean, is multiplied by before it is added to its level; 0 adds nothing
   // The levels as a binary search meets them: depth t holds 2^t of them from index 2^t on.
   alignas(64) float tree[256];
 };
@@ -42,9 +43,13 @@ struct Histogram {
   double* first_moment;
 };
 
-// Where the parts of a record lie.
+// A dithered record names its draws in so many bytes before its norms, behind what names its signs.
+constexpr int kDrawsBytes = 16;
+
+// Where the parts of a record lie; `draws` and `signs`, which may be missing, are seen from its start, and the others from
+// the element `skipped`, where decoding starts.
 struct RecordOffsets {
-  int64_t norms, codes;
+  int64_t norms, codes, signs = 0, draws = 0, skipped = 0;
 };
 
 struct Kernels {

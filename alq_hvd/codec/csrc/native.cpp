@@ -56,10 +56,20 @@ Quantiser checked_quantiser(int bits, int64_t bucket_size, bool maximum_norm, do
   return {bits, bucket_size, maximum_norm, clip, rounds, reach, signs, strata};
 }
 
-Table checked_table(const FloatArray& levels, const FloatArray& inverse_gaps, int bits, float draws = kDraws) {
+// Return where the parts of a record lie.
+RecordOffsets offsets_of(const Quantiser& quantiser, bool dithered, int64_t norms_offset, int64_t codes_offset) {
+  const int64_t draws = norms_offset - (dithered ? kDrawsBytes : 0);
+  return {norms_offset, codes_offset, draws - (quantiser.rounds ? kRotationBytes : 0), draws};
+}
+
+Table checked_table(const FloatArray& levels, const FloatArray& inverse_gaps, int bits, float dither,
+                    float draws = kDraws) {
   if (levels.ndim() != 1 || levels.size() < 2 || levels.size() > (1 << bits) || inverse_gaps.size() != levels.size())
     throw std::invalid_argument("levels and inverse_gaps must be float32[2 to 2**bits] of one length");
-  return make_table(levels.data(), inverse_gaps.data(), static_cast<int>(levels.size()), bits, draws);
+  if (!(dither >= 0 && dither <= 2)) throw std::invalid_argument("dither must be 0 to 2");
+  Table table = make_table(levels.data(), inverse_gaps.data(), static_cast<int>(levels.size()), bits, draws);
+  table.dither = dither * (1.0f / kDraws);
+  return table;
 }
 
 int64_t word_rows(int64_t elements, int bits) {
@@ -68,10 +78,10 @@ int64_t word_rows(int64_t elements, int bits) {
 }
 
 // Raise unless norms and codes of `elements` lie inside a record of `record_bytes` bytes.
-void check_record(int64_t record_bytes, int64_t elements, const Quantiser& quantiser, int64_t norms_offset,
+void check_record(int64_t record_bytes, int64_t elements, const Quantiser& quantiser, bool dithered, int64_t norms_offset,
                   int64_t codes_offset) {
-  if (quantiser.rounds && norms_offset < kRotationBytes)
-    throw std::invalid_argument("a rotated record names its signs in the 16 bytes before its norms");
+  if (norms_offset < (quantiser.rounds ? kRotationBytes : 0) + (dithered ? kDrawsBytes : 0))
+    throw std::invalid_argument("a rotated record names its signs, a dithered one its draws, in 16 bytes before its norms");
   const int64_t buckets = (elements + quantiser.bucket_size - 1) / quantiser.bucket_size;
   const int64_t codes_bytes = 4 * kLanes * word_rows(elements, quantiser.bits);
   if (norms_offset < 0 || norms_offset % 4 || codes_offset % 4 || codes_offset < norms_offset ||
@@ -88,22 +98,23 @@ uint32_t encode(const std::string& isa, const FloatArray& values, ByteArray reco
             int64_t codes_offset, int bits, int64_t bucket_size, bool maximum_norm, double clip,
             const FloatArray& levels, const FloatArray& inverse_gaps, uint32_t key_first, uint32_t key_second,
             uint32_t first_element, int threads, int rounds, double reach, uint32_t signs_first, uint32_t signs_second,
-            const std::array<uint32_t, 5>& strata, std::optional<FloatArray> residual) {
+            const std::array<uint32_t, 5>& strata, float dither, std::optional<FloatArray> residual) {
   const auto& [shared_first, shared_second, count, place, polynomial] = strata;
   const Quantiser quantiser =
       checked_quantiser(bits, bucket_size, maximum_norm, clip, rounds, reach, {signs_first, signs_second},
                         {{shared_first, shared_second}, count, place, polynomial});
-  const Table table = checked_table(levels, inverse_gaps, bits, reach > 0 ? kDraws : draws_of(quantiser.strata));
+  const Table table = checked_table(levels, inverse_gaps, bits, dither, reach > 0 ? kDraws : draws_of(quantiser.strata));
   const Kernels& kernels = kernels_named(isa);
   const int64_t elements = values.size();
-  check_record(record.size(), elements, quantiser, norms_offset, codes_offset);
+  check_record(record.size(), elements, quantiser, dither > 0, norms_offset, codes_offset);
   if (residual && residual->size() != elements) throw std::invalid_argument("residual must be as long as values");
   const float* from = values.data();
   float* const kept = residual ? residual->mutable_data() : nullptr;
   uint8_t* const to = record.mutable_data();
   alignas(64) uint32_t filled[kStrataPeriod];
   kernels.fill_strata(quantiser.strata, filled);
-  const Coding coding = {kernels, quantiser, table, {norms_offset, codes_offset}, filled};
+  const RecordOffsets offsets = offsets_of(quantiser, dither > 0, norms_offset, codes_offset);
+  const Coding coding = {kernels, quantiser, table, offsets, filled};
   const StreamKey key = {key_first, key_second};
   py::gil_scoped_release unlocked;
   std::atomic<uint32_t> check(0);
@@ -117,14 +128,15 @@ uint32_t encode(const std::string& isa, const FloatArray& values, ByteArray reco
 
 void decode_sum(const std::string& isa, const std::vector<ByteArray>& records, FloatArray out, int64_t norms_offset,
                 int64_t codes_offset, int bits, int64_t bucket_size, const FloatArray& levels,
-                const FloatArray& inverse_gaps, float scale, int threads, int rounds) {
+                const FloatArray& inverse_gaps, float scale, int threads, int rounds, float dither) {
   const Quantiser quantiser = checked_quantiser(bits, bucket_size, false, 0, rounds, 0, {0, 0});
-  const Table table = checked_table(levels, inverse_gaps, bits);
-  const Coding coding = {kernels_named(isa), quantiser, table, {norms_offset, codes_offset}};
+  const Table table = checked_table(levels, inverse_gaps, bits, dither);
+  const RecordOffsets offsets = offsets_of(quantiser, dither > 0, norms_offset, codes_offset);
+  const Coding coding = {kernels_named(isa), quantiser, table, offsets};
   const int64_t elements = out.size();
   std::vector<const uint8_t*> starts;
   for (const ByteArray& record : records) {
-    check_record(record.size(), elements, quantiser, norms_offset, codes_offset);
+    check_record(record.size(), elements, quantiser, dither > 0, norms_offset, codes_offset);
     starts.push_back(record.data());
   }
   float* to = out.mutable_data();
@@ -174,14 +186,14 @@ PYBIND11_MODULE(_native, module) {
              py::arg("inverse_gaps").noconvert(), py::arg("key_first"), py::arg("key_second"),
              py::arg("first_element"), py::arg("threads") = 1, py::arg("rounds") = 0, py::arg("reach") = 0.0,
              py::arg("signs_first") = 0, py::arg("signs_second") = 0,
-             py::arg("strata") = std::array<uint32_t, 5>{0, 0, 1, 0, 0}, py::arg("residual").noconvert() = py::none(),
+             py::arg("strata") = std::array<uint32_t, 5>{0, 0, 1, 0, 0}, py::arg("dither") = 0.0f, py::arg("residual").noconvert() = py::none(),
              "Write the norms and packed codes of values into record, whose other bytes are zero; return its checksum. "
              "A residual is added to the values first, and takes what the record has lost.");
   module.def("decode_sum", &alq::decode_sum, py::arg("isa"), py::arg("records").noconvert(),
              py::arg("out").noconvert(), py::kw_only(), py::arg("norms_offset"), py::arg("codes_offset"),
              py::arg("bits"), py::arg("bucket_size"), py::arg("levels").noconvert(),
              py::arg("inverse_gaps").noconvert(), py::arg("scale"),
-             py::arg("threads") = 1, py::arg("rounds") = 0, "Write scale * sum of the decoded records into out.");
+             py::arg("threads") = 1, py::arg("rounds") = 0, py::arg("dither") = 0.0f, "Write scale * sum of the decoded records into out.");
   module.def("statistics", &alq::statistics, py::arg("isa"), py::arg("values").noconvert(), py::kw_only(),
              py::arg("bucket_size"), py::arg("maximum_norm"), py::arg("clip"), py::arg("weight_exponent"),
              py::arg("octaves"), py::arg("bins_per_octave_log2"),

@@ -95,6 +95,7 @@ ALQ_INLINE auto rounds_up(Float normalised, Float lower, Float scaled_inverse_ga
   return (normalised - lower) * scaled_inverse_gap > draw;
 }
 constexpr float kDraws = 16777216.0f;
+constexpr float kMeanDraw = 8388607.5f;  // of the integers below kDraws
 
 // Clamp for clipping: `value` within [low, high]; NaN stays NaN.
 template <typename Float>
