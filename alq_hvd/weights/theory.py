@@ -64,8 +64,8 @@ def weight_floor(
 def gradient_slow_down(dimension: int, step: float, sharp: bool = False) -> float:
     """Return sqrt(1 + Delta_g (1 + sqrt(2d - 1)) / 2), by which stochastic gradients of few bits multiply the regret.
 
-    Its square bounds E|Q(g)|^2 / |g|^2 for every g. ``sharp`` has (1 + sqrt d) / 2 instead, the least that does; normal
-    gradients stay below 4 at 2 bits whatever d is, and below 1.5 at 3.
+    Its square bounds E|Q(g)|^2 / |g|^2 for every g. ``sharp`` has (1 + sqrt d) / 2 instead, the least that does. For
+    normal gradients the ratio grows like sqrt(log d) only: below 4 at 2 bits and below 1.5 at 3 for a million entries.
     """
     root = math.sqrt(dimension) if sharp else math.sqrt(2 * dimension - 1)
     return math.sqrt(1 + step * (1 + root) / 2)

@@ -19,13 +19,13 @@ def draw(summary: dict[str, Sequence[dict[str, Any]]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(networks) + 1, figsize=(5 * len(networks) + 5, 4.4), layout="constrained")
     for axis, network in zip(axes, networks, strict=False):
         rows = [row for row in summary["wire"] if row["architecture"] == network]
-        wires = list(dict.fromkeys(row["wire"] for row in rows))
+        wires = sorted(dict.fromkeys(row["wire"] for row in rows), key=lambda wire: wire == "FP")  # as it is: last
         for place, weights in enumerate(dict.fromkeys(row["weights"] for row in rows)):
             own = {row["wire"]: row for row in rows if row["weights"] == weights}
             axis.errorbar(
-                [wires.index(wire) + 0.08 * (place - 1.5) for wire in own],
-                [row["last_loss"] for row in own.values()],
-                [row["last_loss_error"] for row in own.values()],
+                [at + 0.08 * (place - 1.5) for at in range(len(wires))],
+                [own[wire]["last_loss"] for wire in wires],
+                [own[wire]["last_loss_error"] for wire in wires],
                 marker="o", capsize=3, label=f"weights {weights}",
             )  # fmt: skip
         axis.set_xticks(range(len(wires)), wires)
@@ -37,10 +37,13 @@ def draw(summary: dict[str, Sequence[dict[str, Any]]], path: Path) -> None:
         own = [row for row in summary["linear"] if (row["weights"], row["wire"]) == case]
         axis.errorbar(
             [row["dimension"] for row in own], [row["last"] for row in own], [row["last_error"] for row in own],
-            marker="o", capsize=3, label=f"{case[0]}, {case[1]}",
+            marker="o", capsize=3, linestyle="--" if case[1].startswith("SQ2") else "-", label=f"{case[0]}, {case[1]}",
         )  # fmt: skip
     axis.set(title="linear model: floor", xlabel="dimension d", ylabel="loss, last fifth of the steps", xscale="log",
              yscale="log")  # fmt: skip
+    dimensions = sorted({row["dimension"] for row in summary["linear"]})
+    axis.set_xticks(dimensions, list(map(str, dimensions)))
+    axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path, dpi=110)

@@ -51,6 +51,13 @@ def test_slow_down_bounds_the_second_moment_of_every_gradient() -> None:
         assert theory.ternary_second_moment(spike.max(), spike.sum()) == pytest.approx(second_moment(spike, 2))
 
 
+def test_normal_gradients_fare_much_better_than_the_worst() -> None:
+    gradient = np.random.default_rng(4).standard_normal(1_000_000)
+    for bits, most in ((2, 4.0), (3, 1.5)):
+        ratio = second_moment(gradient, bits) / float(gradient @ gradient)
+        assert ratio < most < theory.gradient_slow_down(len(gradient), theory.grid_step(bits), sharp=True) ** 2 / 100
+
+
 def test_clipping_takes_the_dimension_out() -> None:
     random = np.random.default_rng(1)
     for dimension in (1_000, 100_000):
