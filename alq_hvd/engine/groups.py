@@ -140,7 +140,7 @@ class DeviceGroup:
 
 
 def _written(gradient: Any, flat: Any) -> Any:
-    """Return ``gradient`` with the values of ``flat``, as Horovod overwrites what it reduces."""
+    """Return ``gradient`` with the values of ``flat``, as hosts overwrite what they reduce."""
     shaped = flat.reshape(gradient.shape)
     if gradient.is_contiguous():
         gradient.detach().copy_(shaped)

@@ -33,7 +33,7 @@ def agree_on_configuration(communicator: Communicator, own: dict[str, Any], name
             raise ConfigurationMismatch(
                 f"{option}: rank 0 has {expected}, rank {rank} has {got} (seen on rank {communicator.rank}): "
                 "start every rank with the same options, model and version of alq_hvd, and load the same state on "
-                "every rank, for example with hvd.elastic.TorchState(compression=...)"
+                "every rank"
             )
     return {**everyone[0], OWN_CHANNEL: all(abilities)}
 

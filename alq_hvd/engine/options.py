@@ -47,10 +47,10 @@ class Options:
         exchange: ``"allgather"`` (few ranks), ``"two_shot"`` (many), ``"hierarchical"`` (several ranks a node: not
             quantised inside, two-shot between nodes), or ``"auto"``: the one that suits the world; see ``break_even``
             and ``exchange.kinds``.
-        ranks_per_node: for ``"hierarchical"``: so many ranks that follow each other make a node; ``None`` asks Horovod.
+        ranks_per_node: for ``"hierarchical"``: ranks that follow each other and make a node; ``None``: ask the host.
         break_even: measure link and codec before the first step, choose the exchange by time, and leave gradients to
-            plain Horovod where compression would not pay. ``None``: where ``exchange`` is ``"auto"`` and gradients
-            travel over Horovod. The choice depends on a measurement, so two runs of one program may not train alike;
+            the host's all-reduce where compression would not pay. ``None``: where ``exchange`` is ``"auto"`` and the
+            host has an all-reduce. The choice depends on a measurement, so two runs of one program may not train alike;
             ``False``, or an exchange by name, makes them.
         accumulator: float type of the sums inside the nodes of ``"hierarchical"``, and of gradients left to Horovod.
             ``"auto"``: the cheapest whose rounding is lost beside the quantiser's, by ``alq_hvd.accumulation``; what is
@@ -64,7 +64,7 @@ class Options:
         schedule: when levels are fitted; see ``Schedule.parse``.
         seed: of the stochastic rounding.
         fusion_elements: coordinates that travel together. More: fewer collectives, less overlap with the backward pass.
-        min_elements: smaller gradients are left to Horovod, exact.
+        min_elements: smaller gradients are left to the host's all-reduce, exact.
         measure_every: steps between two measurements of this rank's quantisation variance, on which error feedback
             relies.
         codec: ``"auto"`` (``"cuda"`` for gradients on a GPU when cupy is installed, else ``"native"`` when compiled),

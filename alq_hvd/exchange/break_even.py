@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PLAIN = "fp32"
-"""Horovod's own all-reduce of float32: what happens without this plugin, and what it must not be slower than."""
+"""The host's own all-reduce of float32: what happens without this package, and what it must not be slower than."""
 HALF = "fp16"
 MARGIN = 0.25
 """Compression must promise to save at least this share of the time: predictions from a few messages are not better."""
@@ -36,8 +36,8 @@ class Decision:
     """Say how gradients travel from now on, the same on every rank.
 
     Attributes:
-        choice: the exchange to use, or ``PLAIN``: leave gradients to Horovod.
-        seconds: predicted for one step's gradients, by exchange and by plain Horovod in float32 and float16.
+        choice: the exchange to use, or ``PLAIN``: leave gradients to the host's all-reduce.
+        seconds: predicted for one step's gradients, by exchange and by plain all-reduce in float32 and float16.
     """
 
     choice: str
@@ -50,15 +50,15 @@ class Decision:
     def __str__(self) -> str:
         predicted = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in self.seconds.items())
         if self.choice == PLAIN:
-            return f"compression would not pay here ({predicted} a step): gradients go to plain Horovod, exact"
+            return f"compression would not pay here ({predicted} a step): gradients go to the plain all-reduce, exact"
         return f"gradients travel by {self.choice} ({predicted} a step)"
 
 
 def decide(lines: Mapping[str, Line], groups: Sequence[int]) -> Decision:
-    """Return the fastest exchange if it beats plain float32 by more than ``MARGIN``, else plain Horovod.
+    """Return the fastest exchange if it beats plain float32 by more than ``MARGIN``, else plain all-reduce.
 
-    Both predictions lean towards plain Horovod: it is taken to fuse all gradients into one message, and every exchange
-    to wait, on top of its groups, for the probes, which Horovod reduces as one more small message.
+    Both predictions lean towards plain all-reduce: it is taken to fuse all gradients into one message, and every
+    exchange to wait, on top of its groups, for one more small message.
 
     Plain float16 is predicted for comparison only: switching to it would change numbers the user did not ask to change.
 

@@ -1,4 +1,4 @@
-"""Where compression would not pay, gradients go to plain Horovod: the same on every rank, said once, and exact."""
+"""Where compression would not pay, gradients go to the plain all-reduce: on every rank, said once, and exact."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_gradients_go_where_the_decision_says(
         assert metrics["passed_through_elements"] == (4000 if choice == PLAIN else 0)
     said = [record.getMessage() for record in caplog.records if "break-even" in record.getMessage()]
     assert len(said) == 1
-    assert ("gradients go to plain Horovod" in said[0]) == (choice == PLAIN)
+    assert ("gradients go to the plain all-reduce" in said[0]) == (choice == PLAIN)
 
 
 def test_a_simulated_world_has_no_horovod_to_compare_with() -> None:

@@ -24,7 +24,7 @@ from alq_hvd.engine.layout import Slot
 from alq_hvd.engine.options import Options
 from alq_hvd.engine.session import Session
 from alq_hvd.engine.transport import PlainTransport, Transport
-from alq_hvd.errors import CallOrderError, ConfigurationError
+from alq_hvd.errors import CallOrderError, ConfigurationError, ConfigurationMismatch
 from alq_hvd.exchange.ledger import ring_bytes
 from alq_hvd.frontends.horovod.keys import keys
 from alq_hvd.frontends.horovod.names import unique
@@ -299,7 +299,11 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         """Make sure, at a step's first ``decompress``, that every fusion group is on its way."""
         session = self._session
         if not session.is_laid_out:
-            session.lay_out(self._keys.end_of_calls())
+            try:
+                session.lay_out(self._keys.end_of_calls())
+            except ConfigurationMismatch as mismatch:
+                remedy = "for example with hvd.elastic.TorchState(compression=...)"
+                raise ConfigurationMismatch(f"{mismatch}, {remedy}") from mismatch
         slots = session.groups.layout.slots
         staged, self._staged = self._staged, {}
         for index in sorted(staged):
