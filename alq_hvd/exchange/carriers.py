@@ -6,6 +6,7 @@ from alq_hvd.codec.arrays import Arrays
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.exchange.direct import DirectCarrier, TakesTensors
+from alq_hvd.exchange.pieces import InPieces
 from alq_hvd.exchange.staged import Carrier, StagedCarrier
 
 
@@ -21,11 +22,11 @@ def carrier(communicator: Communicator, arrays: Arrays, direct: bool) -> Carrier
         ConfigurationError: ``communicator`` carries bytes of the host only.
     """
     if arrays.staging is None:
-        return communicator
+        return InPieces(communicator, communicator.size)
     if not direct:
-        return StagedCarrier(communicator, arrays.staging)
+        return StagedCarrier(InPieces(communicator, communicator.size), arrays.staging, communicator.rank)
     if not isinstance(communicator, TakesTensors):
         raise ConfigurationError(
             f"device_records: expected a communicator that takes tensors, got {type(communicator).__name__}: go without"
         )
-    return DirectCarrier(communicator.tensors, arrays.staging)
+    return DirectCarrier(InPieces(communicator.tensors, communicator.size), arrays.staging)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from alq_hvd.codec.arrays import Bytes, Departure, Record, Staging
-from alq_hvd.communicator.base import Communicator, Pending
+from alq_hvd.communicator.base import Pending
 from alq_hvd.errors import WireFormatError
 
 
@@ -55,26 +55,27 @@ class StagedPending:
 
 @dataclass(frozen=True, slots=True)
 class StagedCarrier:
-    """Carry records of a device over a communicator of the host; see ``Carrier``.
+    """Carry records of a device over ``carrier``, which carries those of the host; see ``Carrier``.
 
     Records are packed: at 3 or 4 bits a tenth or an eighth of float32 gradients crosses the bus.
     """
 
-    communicator: Communicator
+    carrier: Carrier
     staging: Staging
+    rank: int
 
     def allgather(self, payload: Bytes, name: str) -> StagedPending:
         """Give every rank's payload to every rank."""
-        return self._staged([payload], lambda host: self.communicator.allgather(host[0], name), name)
+        return self._staged([payload], lambda host: self.carrier.allgather(host[0], name), name)
 
     def alltoall(self, payloads: Sequence[Bytes], name: str, *, alike: bool = False) -> StagedPending:
         """Give ``payloads[r]`` to rank r."""
-        return self._staged(payloads, lambda host: self.communicator.alltoall(host, name, alike=alike), name)
+        return self._staged(payloads, lambda host: self.carrier.alltoall(host, name, alike=alike), name)
 
     def _staged(
         self, payloads: Sequence[Bytes], launch: Callable[[list[Record]], Pending[list[Record]]], name: str
     ) -> StagedPending:
-        departure = _Named(self.staging.depart(payloads), f"rank {self.communicator.rank}: {name}")
+        departure = _Named(self.staging.depart(payloads), f"rank {self.rank}: {name}")
         return StagedPending(departure, launch, self.staging)
 
 

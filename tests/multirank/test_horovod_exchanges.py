@@ -55,6 +55,12 @@ def test_horovod_gets_the_whole_sum_of_micro_batches(outcome: list[dict[str, Any
     assert [rank["micro_batches"] for rank in outcome] == [260] * 4
 
 
+def test_collectives_in_pieces_are_those_in_one(outcome: list[dict[str, Any]]) -> None:
+    for case in ("two_shot", "allgather", "hierarchical"):
+        for rank in outcome:
+            assert rank[f"{case}_in_pieces"]["digest"] == rank[case]["digest"], case
+
+
 def test_both_shots_adapt_on_real_ranks(outcome: list[dict[str, Any]]) -> None:
     metrics = outcome[0]["two_shot"]["metrics"]
     assert metrics["exchange"] == "two_shot"
