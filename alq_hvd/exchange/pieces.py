@@ -44,7 +44,9 @@ class InPieces:
         step = starts[1]
         return _Pieces(
             [
-                self.inner.alltoall([each[start : start + step] for each in payloads], f"{name}.from{start}", alike=True)
+                self.inner.alltoall(
+                    [each[start : start + step] for each in payloads], f"{name}.from{start}", alike=True
+                )
                 for start in starts
             ]
         )
