@@ -4,14 +4,16 @@
 
 atheris (libFuzzer for Python) grows inputs that reach new branches of alq_hvd. A reader may accept what it is given or
 refuse it with an error of ours. Anything else is a finding: another exception, a crash, more than 2 GB, 10 seconds, or,
-for checkpoints, anything that is executed. ``--asan`` compiles the C++ codec with the address and undefined-behaviour
-sanitisers first, so that reading or writing beside an array is a crash. Inputs of findings stay in .cache/fuzz/.
+for checkpoints, anything that is executed. ``--asan`` also gives records made by chance to the C++ codec compiled with
+the address and undefined-behaviour sanitisers, where reading or writing beside an array is a crash. Inputs of findings
+stay in .cache/fuzz/.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,8 +124,12 @@ KIT: Any = None
 def fuzz(name: str, libfuzzer: list[str]) -> None:
     """Run one target in this process; never returns."""
     import atheris
+    import torch  # whole, and before: only what reads pickles is instrumented of it, imported again
 
-    with atheris.instrument_imports(include=["alq_hvd", "torch._weights_only_unpickler"]):
+    unpickler = "torch._weights_only_unpickler"
+    del sys.modules[unpickler]
+    with atheris.instrument_imports(include=["alq_hvd", unpickler]):
+        torch.serialization._weights_only_unpickler = importlib.import_module(unpickler)
         from tests.fuzz import kit
     global KIT
     KIT = kit.Kit(FOLDER / name)
@@ -133,6 +140,27 @@ def fuzz(name: str, libfuzzer: list[str]) -> None:
 
     atheris.Setup([sys.argv[0], *libfuzzer], one)
     atheris.Fuzz()
+
+
+def try_by_chance(name: str, seconds: float) -> int:
+    """Run one target for some seconds without coverage, which gcc's sanitisers and libFuzzer can not both have."""
+    from tests.fuzz.chance import Chance
+    from tests.fuzz.kit import Kit
+
+    global KIT
+    KIT = Kit(FOLDER / name)
+    KIT.prepare(name)
+    first = time.time_ns()
+    seed, end = first, time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            TARGETS[name](Chance(seed))
+        except Exception:
+            (FOLDER / name / "findings" / f"seed-{seed}").write_text(traceback.format_exc())
+            raise
+        seed += 1
+    print(f"#{seed - first} DONE cov: 0 ft: 0 corp: 0/")
+    return 0
 
 
 def build_with_sanitisers() -> tuple[Path, dict[str, str]]:
@@ -164,8 +192,11 @@ def run_target(name: str, seconds: int, variables: dict[str, str]) -> dict[str, 
     for path in (corpus, findings):
         path.mkdir(parents=True, exist_ok=True)
     before = set(findings.iterdir())
-    command = [sys.executable, "-m", "tests.fuzz.run", "--run", name, "--", str(corpus), f"-max_total_time={seconds}",
-               f"-artifact_prefix={findings}/", *LIMITS]  # fmt: skip
+    command = [sys.executable, "-m", "tests.fuzz.run", "--run", name]
+    if variables:
+        command += ["--chance", str(seconds)]
+    else:
+        command += ["--", str(corpus), f"-max_total_time={seconds}", f"-artifact_prefix={findings}/", *LIMITS]
     began = time.monotonic()
     log = folder / "log"
     with log.open("w") as output:
@@ -195,20 +226,24 @@ def main() -> int:
     parser.add_argument("--asan", action="store_true", help="compile the C++ codec with sanitisers for it")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "fuzz.json")
     parser.add_argument("--run", choices=TARGETS, help=argparse.SUPPRESS)
+    parser.add_argument("--chance", type=float, help=argparse.SUPPRESS)
     parser.add_argument("libfuzzer", nargs="*", help="options of libFuzzer, with --run")
     args = parser.parse_args()
     if args.run:
+        if args.chance:
+            return try_by_chance(args.run, args.chance)
         fuzz(args.run, args.libfuzzer)
     from alq_hvd import machine
 
     variables = build_with_sanitisers()[1] if args.asan else {}
     chosen = args.target or list(TARGETS)
     outcomes = []
-    for name in chosen:
-        outcomes.append(run_target(name, max(1, args.seconds // len(chosen)), variables if name == "records" else {}))
+    runs = [(name, dict[str, str]()) for name in chosen] + [("records", variables)] * bool(variables)
+    for name, environment in runs:
+        outcomes.append(run_target(name, max(1, args.seconds // len(runs)), environment))
         print(json.dumps(outcomes[-1]), flush=True)
     kept = json.loads(args.output.read_text())["targets"] if args.output.exists() else []
-    targets = {each["target"]: each for each in kept} | {each["target"]: each for each in outcomes}
+    targets = {(each["target"], each["sanitisers"]): each for each in [*kept, *outcomes]}
     stored = {"machine": machine.describe(), "targets": list(targets.values())}
     args.output.write_text(json.dumps(stored, indent=1) + "\n")
     return int(any(each["findings"] or each["status"] or not each["runs"] for each in outcomes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from pathlib import Path
 
@@ -10,37 +9,13 @@ import pytest
 
 from alq_hvd.errors import StateError
 from tests.fuzz import run
+from tests.fuzz.chance import Chance
 from tests.fuzz.kit import _ODD, Kit
-
-
-class Chance:
-    """Stand for atheris's provider of data, by chance alone."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-
-    def ConsumeIntInRange(self, first: int, last: int) -> int:
-        return self._random.randint(first, last)
-
-    def ConsumeBool(self) -> bool:
-        return self._random.random() < 0.5
-
-    def ConsumeBytes(self, count: int) -> bytes:
-        return self._random.randbytes(count)
-
-    def ConsumeFloat(self) -> float:
-        return self._random.choice([self._random.uniform(-1e3, 1e3), float("nan"), float("-inf"), 1e-320])
-
-    def ConsumeInt(self, size: int) -> int:
-        return self._random.randrange(-(2 ** (8 * size - 1)), 2 ** (8 * size - 1))
-
-    def remaining_bytes(self) -> int:
-        return self._random.randint(0, 200)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:.*encountered in:RuntimeWarning")
 @pytest.mark.parametrize(
-    ("target", "inputs"), [("records", 60), ("messages", 400), ("states", 300), ("checkpoints", 150)]
+    ("target", "inputs"), [("records", 30), ("messages", 300), ("states", 200), ("checkpoints", 80)]
 )
 def test_a_reader_accepts_or_refuses_with_an_error_of_ours(
     target: str, inputs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
