@@ -7,7 +7,8 @@ import torch
 
 from alq_hvd.engine.layout import FusionLayout
 from alq_hvd.errors import CallOrderError, ConfigurationError
-from alq_hvd.frontends.horovod.keys import CallOrderKeys, IdentityKeys
+from alq_hvd.frontends.horovod.call_order_keys import CallOrderKeys
+from alq_hvd.frontends.horovod.identity_keys import IdentityKeys
 
 
 def parameters(*sizes: int) -> list[tuple[str, torch.nn.Parameter]]:

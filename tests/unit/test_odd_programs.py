@@ -16,7 +16,7 @@ import alq_hvd
 from alq_hvd.communicator.base import Payload, Pending
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.errors import ConfigurationMismatch
-from alq_hvd.frontends.horovod.keys import IdentityKeys
+from alq_hvd.frontends.horovod.identity_keys import IdentityKeys
 from tests.support.exchanging import Watched
 from tests.support.small_model import compressor, named_gradients
 from tests.support.stand_in import reduce_gradients

@@ -26,7 +26,9 @@ from alq_hvd.engine.session import Session
 from alq_hvd.engine.transport import PlainTransport, Transport
 from alq_hvd.errors import CallOrderError, ConfigurationError, ConfigurationMismatch
 from alq_hvd.exchange.ledger import ring_bytes
-from alq_hvd.frontends.horovod.keys import keys
+from alq_hvd.frontends.horovod.call_order_keys import CallOrderKeys
+from alq_hvd.frontends.horovod.identity_keys import IdentityKeys
+from alq_hvd.frontends.horovod.keys import Keys
 from alq_hvd.frontends.horovod.names import unique
 from alq_hvd.frontends.horovod.plain import for_sum
 from alq_hvd.frontends.horovod.probe import PROBE_BYTES, Probe, require_gradient
@@ -77,7 +79,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._sample_gradients, self._grad_scaler = sample_gradients, grad_scaler
         self.options = options if communicator is not None else unique(options, process_set)
         codecs = codecs or Codecs(options.codec)
-        self._keys = keys(self._named, options.min_elements, options.fusion_elements, codecs.place)
+        self._keys = self._keys_under(options, codecs)
         self._session = Session(
             self.options,
             self._make_transport,
@@ -106,6 +108,11 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._passed_shapes: list[tuple[int, ...]] = []
         self._sparse: list[Slot] = []
         self._keys.reset()
+
+    def _keys_under(self, options: Options, codecs: Codecs) -> Keys:
+        if self._named is None:
+            return CallOrderKeys(options.min_elements, options.fusion_elements, codecs.place)
+        return IdentityKeys(self._named, options.min_elements, options.fusion_elements, codecs.place)
 
     def _make_transport(self) -> Transport:
         if self._communicator is not None and not isinstance(self._communicator, HorovodCommunicator):
@@ -227,8 +234,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         """
         self._require_between_steps("reconfigure")
         self._session.reconfigure(**changes)
-        self.options = options = self._session.options
-        self._keys = keys(self._named, options.min_elements, options.fusion_elements, self._session.codecs.place)
+        self.options = self._session.options
+        self._keys = self._keys_under(self.options, self._session.codecs)
         self._forget_world()
 
     def metrics(self) -> dict[str, Any]:
