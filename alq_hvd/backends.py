@@ -54,9 +54,15 @@ def available(name: str) -> bool:
     return True
 
 
+def _loaded(name: str) -> Any:
+    """Return the module, unless it is still to be imported, or another thread is at it."""
+    module = sys.modules.get(name)
+    return None if getattr(getattr(module, "__spec__", None), "_initializing", False) else module
+
+
 def torch() -> Any:
     """Return the module torch."""
-    return sys.modules.get("torch") or require("torch")  # asked for with every gradient
+    return _loaded("torch") or require("torch")  # asked for with every gradient
 
 
 def torch_distributed() -> Any:
@@ -66,7 +72,7 @@ def torch_distributed() -> Any:
 
 def horovod() -> Any:
     """Return the module horovod.torch."""
-    return sys.modules.get("horovod.torch") or require("horovod.torch")
+    return _loaded("horovod.torch") or require("horovod.torch")
 
 
 def mpi() -> Any:

@@ -32,6 +32,7 @@ from alq_hvd.codec.strata import strata_for  # noqa: E402
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld  # noqa: E402
 from alq_hvd.engine.aggregator import Aggregator  # noqa: E402
 from alq_hvd.engine.options import Options  # noqa: E402
+from alq_hvd.engine.transport import PlainTransport  # noqa: E402
 from alq_hvd.machine import processor  # noqa: E402
 from alq_hvd.quantiser.levels import Levels  # noqa: E402
 from alq_hvd.quantiser.record import RecordLayout, Stamp  # noqa: E402
@@ -99,7 +100,7 @@ def error(gradients: FloatArray, bits: int, way: str) -> float:
 
     def program(ranks: LoopbackCommunicator) -> Levels:
         aggregator = Aggregator(options, codec)
-        aggregator.connect(ranks, ranks)
+        aggregator.connect(PlainTransport(ranks), ranks)
         aggregator.start(0, gradients[ranks.rank].copy())
         aggregator.result(0, 1 / size)
         aggregator.end_step()

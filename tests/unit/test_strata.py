@@ -17,6 +17,7 @@ from alq_hvd.codec.strata import MOST_STRATA, _times, draws, draws_of, polynomia
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.engine.aggregator import Aggregator
 from alq_hvd.engine.options import Options
+from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser.config import QuantiserConfig
 from tests.support.grid import grid
@@ -134,7 +135,7 @@ def test_strata_are_those_of_the_ranks_that_take_part(nodes: int) -> None:
         own: Any = placed(ranks) if nodes > 1 else ranks
         exchange = "hierarchical" if nodes > 1 else "two_shot"
         aggregator = Aggregator(Options(method="qsgdinf", bits=4, bucket_size=64, exchange=exchange), codec)
-        aggregator.connect(own, own)
+        aggregator.connect(PlainTransport(own), own)
         aggregator.start(0, heavy_tailed(2000))
         aggregator.result(0, 1 / ranks.size)
         aggregator.end_step()
