@@ -49,6 +49,10 @@ class CountedDevice:
         """Let it follow."""
         self.device.follow(stream)
 
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        """Ask it."""
+        return self.device.holds(tensors)
+
     def launch(self, name: str, blocks: int, arguments: Sequence[Any], shared_bytes: int = 0) -> None:
         """Count, and start the kernel; a launch of no blocks is none."""
         if blocks:

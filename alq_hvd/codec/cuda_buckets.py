@@ -55,7 +55,7 @@ def encode(
     config, given, given_kind, kept = layout.quantiser, tensors, kind, residual
     if config.rotate:
         turned = rotated(device, layout, group, tensors, kind, key.first_element)
-        tensors, kind = cuda_structs.tensors(*memory.addresses([turned]), 0, 1), "float"
+        tensors, kind = cuda_structs.tensors(*memory.address(turned), 0, 1), "float"
         if residual:
             (seen,) = _floats(device, 1, layout.elements)
             kept = _address(seen)

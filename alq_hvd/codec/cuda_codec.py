@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,14 @@ import numpy as np
 from alq_hvd import backends
 from alq_hvd.codec import cuda_buckets, cuda_host, cuda_names, cuda_structs
 from alq_hvd.codec.base import Codec
-from alq_hvd.codec.cuda_arguments import Memory, parts_of, require_parts, require_records, require_residual
+from alq_hvd.codec.cuda_arguments import Memory, placed, require_records, require_residual
 from alq_hvd.codec.cuda_damage import Damage
 from alq_hvd.codec.cuda_device import CudaDevice, Device, Tensor
 from alq_hvd.codec.cuda_kernels import WARPS
-from alq_hvd.codec.cuda_names import TYPES
 from alq_hvd.codec.cuda_stream import StreamOrder
 from alq_hvd.codec.device_arrays import DeviceArrays, Parts
 from alq_hvd.codec.keys import StreamKey
-from alq_hvd.codec.rotation import rotation_words, sign_key
+from alq_hvd.codec.rotation import sign_key
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.record import LANES, RecordLayout, Stamp
@@ -51,11 +51,13 @@ class CudaCodec(Codec):
     arrays: DeviceArrays = field(init=False, repr=False)
     _memory: Memory = field(init=False, repr=False)
     _damage: Damage = field(init=False, repr=False)
+    _new_record: Callable[[int], Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        order, damage = StreamOrder(self.device), Damage(self.device)
+        torch, order, damage = backends.torch(), StreamOrder(self.device), Damage(self.device)
         made = {"order": order, "arrays": DeviceArrays(self.device, order, damage), "_damage": damage}
-        for name, value in {**made, "_memory": Memory(self.device)}.items():
+        new_record = partial(torch.empty, dtype=torch.uint8, device=torch.device(self.device.name))
+        for name, value in {**made, "_memory": Memory(self.device), "_new_record": new_record}.items():
             object.__setattr__(self, name, value)
 
     def encode(
@@ -73,22 +75,21 @@ class CudaCodec(Codec):
         launches (rotated: four, five in rounding to the nearest) and twice. A ``residual`` is handled in the same
         launches (where buckets are rotated through device memory, in one more), and has elements read once more.
         """
-        parts = parts_of(values)
-        require_parts(parts, layout.elements, self.device.name)
+        where = placed(values, layout.elements, self.device, self._memory)
         if residual is not None:
             require_residual(residual, layout.elements, self.device.name)
         layout.quantiser.require_fit(levels)
-        self.order.enter(*parts, *(() if residual is None else (residual,)))
+        self.order.enter(*where.parts, *(() if residual is None else (residual,)))
         if cuda_host.encodes(layout.quantiser, key):
-            return cuda_host.encode(self.arrays, parts, layout, levels, key, stamp, residual)
-        config, kind = layout.quantiser, TYPES[str(parts[0].dtype)] if parts else "float"
-        record = self._begin(layout, stamp, key)
-        if not parts:
-            return record
+            return cuda_host.encode(self.arrays, where.parts, layout, levels, key, stamp, residual)
+        config, kind = layout.quantiser, where.kind
         group, chunk = cuda_structs.group(layout, sign_key(key, config)), self._chunk_size(config)
+        record = self._begin(layout, stamp, key, group)
+        if not where.parts:
+            return record
         tables, out = self._memory.tables(levels, config.bits), int(record.data_ptr())
         kept = 0 if residual is None else int(residual.data_ptr())
-        tensors = cuda_structs.tensors(*self._memory.addresses(parts), kept, len(parts))
+        tensors = cuda_structs.tensors(*self._memory.addresses(where), kept, len(where.parts))
         if not chunk:
             cuda_buckets.encode(self.device, self._memory, layout, group, tensors, kind, tables, key, out, kept)
             return record
@@ -117,25 +118,24 @@ class CudaCodec(Codec):
         torch = backends.torch()
         if out is None:
             out = torch.empty(layout.elements, dtype=torch.float32, device=self.device.name)
-        parts = parts_of(out)
         layout.quantiser.require_fit(levels)
-        require_records(records, layout, stamps, self.device.name)
-        require_parts(parts, layout.elements, self.device.name)
-        self.order.enter(*parts)
+        found = require_records(records, layout, stamps, self.device)
+        where = placed(out, layout.elements, self.device, self._memory)
+        self.order.enter(*where.parts)
         if not layout.elements:
             return out
         if not records:
-            for part in parts:
+            for part in where.parts:
                 part.zero_()
             return out
         if layout.quantiser.dither:
-            cuda_host.decode_sum(self.arrays, records, layout, levels, stamps, scale, parts)
+            cuda_host.decode_sum(self.arrays, records, layout, levels, stamps, scale, where.parts)
             return out
-        described, checks = self._records(records, layout, stamps)
-        data, ends = self._memory.addresses(parts)
-        tables = self._memory.tables(levels, layout.quantiser.bits)
-        kind, config, group = TYPES[str(parts[0].dtype)], layout.quantiser, cuda_structs.group(layout)
-        arguments = (described, group, tables, np.float32(scale), data, ends, np.uint32(len(parts)), checks)
+        described, checks = self._records(records, found, layout, stamps)
+        data, ends = self._memory.addresses(where)
+        tables, count = self._memory.tables(levels, layout.quantiser.bits), len(where.parts)
+        kind, config, group = where.kind, layout.quantiser, cuda_structs.group(layout)
+        arguments = (described, group, tables, np.float32(scale), data, ends, np.uint32(count), checks)
         summed = _row_bytes(config) + cuda_structs.ROW_BYTES  # the sum of runs lies beside the chunk
         chunk = self._chunk_size(config, summed)
         if not config.rotate:
@@ -145,7 +145,7 @@ class CudaCodec(Codec):
             blocks, shared = -(-layout.elements // chunk), chunk // LANES * summed
             self.device.launch(cuda_names.decode(kind, config), blocks, (*arguments, np.int32(chunk)), shared)
         else:
-            out_parts = (data, ends, len(parts))
+            out_parts = (data, ends, count)
             cuda_buckets.decode_runs(self.device, layout, described, group, tables, scale, checks, out_parts, kind)
         self.device.launch(cuda_names.FINISH_DECODE, 1, (described, checks, self._damage.address()))
         return out
@@ -171,18 +171,19 @@ class CudaCodec(Codec):
         if chunk is None or turned or unknown or not records or not layout.elements:
             return Codec.recode(self, records, layout, levels, stamps, room, again, levels_again, key, stamp)
         self.order.enter()
-        require_records(records, layout, stamps, self.device.name)
+        found = require_records(records, layout, stamps, self.device)
         layout.quantiser.require_fit(levels)
         again.quantiser.require_fit(levels_again)
-        record = self._begin(again, stamp, key)
-        described, checks = self._records(records, layout, stamps)
+        group_again = cuda_structs.group(again)
+        record = self._begin(again, stamp, key, group_again)
+        described, checks = self._records(records, found, layout, stamps)
         bits, wide = layout.quantiser.bits, again.quantiser.bits
         arguments = (
             described,
             cuda_structs.group(layout),
             self._memory.tables(levels, bits),
             checks,
-            cuda_structs.group(again),
+            group_again,
             self._memory.tables(levels_again, wide),
             cuda_structs.key(key.first, key.second),
             np.uint32(key.first_element),
@@ -199,18 +200,17 @@ class CudaCodec(Codec):
     ) -> GradientStatistics:
         """Return the summary of the normalised coordinates. Waits: the levels are fitted on the host."""
         torch = backends.torch()
-        parts = parts_of(values)
-        elements = sum(part.numel() for part in parts)
-        require_parts(parts, elements, self.device.name)
-        self.order.enter(*parts)
+        where = placed(values, None, self.device, self._memory)
+        elements, kind = sum(where.lengths), where.kind
+        self.order.enter(*where.parts)
         if not elements:
             return GradientStatistics.empty(weight_exponent)
-        layout, kind = RecordLayout(elements, config), TYPES[str(parts[0].dtype)]
+        layout = RecordLayout(elements, config)
         group = cuda_structs.group(layout)
-        tensors = cuda_structs.tensors(*self._memory.addresses(parts), 0, len(parts))
+        tensors = cuda_structs.tensors(*self._memory.addresses(where), 0, len(where.parts))
         if config.rotate:
             turned = cuda_buckets.rotated(self.device, layout, group, tensors, kind, 0)
-            tensors, kind = cuda_structs.tensors(*self._memory.addresses([turned]), 0, 1), "float"
+            tensors, kind = cuda_structs.tensors(*self._memory.address(turned), 0, 1), "float"
         norms, limits = cuda_buckets.norms_and_limits(self.device, group, tensors, kind, layout.buckets)
         counted = torch.zeros(2 * BINS + 4 * layout.buckets, dtype=torch.float64, device=self.device.name)
         mass, first, moments = (int(counted[start:].data_ptr()) for start in (0, BINS, 2 * BINS))
@@ -236,17 +236,19 @@ class CudaCodec(Codec):
     def _chunk_size(self, config: QuantiserConfig, row_bytes: int | None = None) -> int | None:
         return cuda_structs.chunk_size(config.bucket_size, self.device.shared_bytes, row_bytes or _row_bytes(config))
 
-    def _begin(self, layout: RecordLayout, stamp: Stamp, key: StreamKey) -> Any:
-        torch = backends.torch()
-        record = torch.empty(layout.record_bytes, dtype=torch.uint8, device=self.device.name)
-        plan = cuda_structs.record_plan(layout, stamp, rotation_words(key, layout.quantiser))
-        self.device.launch(cuda_names.BEGIN_RECORD, 1, (plan, cuda_structs.group(layout), int(record.data_ptr())))
+    def _begin(self, layout: RecordLayout, stamp: Stamp, key: StreamKey, group: cuda_structs.Struct) -> Any:
+        record = self._new_record(layout.record_bytes)
+        signs = (*sign_key(key, layout.quantiser), key.first_element, 0) if layout.quantiser.rotate else ()
+        plan = cuda_structs.record_plan(layout, stamp, signs)
+        self.device.launch(cuda_names.BEGIN_RECORD, 1, (plan, group, int(record.data_ptr())))
         return record
 
-    def _records(self, records: Sequence[Tensor], layout: RecordLayout, stamps: Sequence[Stamp]) -> tuple[Any, int]:
+    def _records(
+        self, records: Sequence[Tensor], addresses: tuple[int, ...], layout: RecordLayout, stamps: Sequence[Stamp]
+    ) -> tuple[Any, int]:
         for record in records:
             self.device.keep(record)
-        data, senders = self._memory.senders(records, stamps)
+        data, senders = self._memory.senders(addresses, stamps)
         described = cuda_structs.records(layout, stamps[0], data, senders, len(records))
         return described, self._memory.checks(len(records))
 

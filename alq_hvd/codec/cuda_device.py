@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import methodcaller
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,9 @@ from alq_hvd.codec.cuda_kernels import THREADS, kernel, require_capability
 
 Tensor = Any
 """A torch.Tensor; torch is imported in one place only."""
+
+
+_get_device = methodcaller("get_device")
 
 
 class Download(Protocol):
@@ -52,6 +56,10 @@ class Device(Protocol):
 
     def follow(self, stream: Any) -> None:
         """Let the current stream wait for everything that ``stream`` has been given so far."""
+        ...
+
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        """Return whether all of ``tensors`` are on this device; asked at each call of a codec."""
         ...
 
     def launch(self, name: str, blocks: int, arguments: Sequence[Any], shared_bytes: int = 0) -> None:
@@ -118,6 +126,10 @@ class CudaDevice:
     def follow(self, stream: Any) -> None:
         """Let the current stream wait for what ``stream`` has been given so far."""
         self.stream.wait_stream(stream)
+
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        """Compare numbers: devices take longer."""
+        return {self.number} >= set(map(_get_device, tensors)) and all(tensor.is_cuda for tensor in tensors[:1])
 
     def launch(self, name: str, blocks: int, arguments: Sequence[Any], shared_bytes: int = 0) -> None:
         """Start a kernel through cupy, which compiles it at its first use."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
 from alq_hvd.codec.keys import SignKey
+from alq_hvd.codec.rotation import block_scale
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.record import HEADER, LANES, TILE, Header, RecordLayout, Stamp
@@ -19,6 +24,8 @@ GROUP = np.dtype(
         ("clip", "<f8"),
         ("reach", "<f8"),
         ("signs", KEY),
+        ("tiles_log2", "<i4"),
+        ("scale", "<f4"),
     ]
 )
 TENSORS = np.dtype([("data", "<u8"), ("ends", "<u8"), ("residual", "<u8"), ("count", "<u4"), ("reserved", "<u4")])
@@ -29,6 +36,10 @@ RECORDS = np.dtype(
     [("data", "<u8"), ("senders", "<u8"), ("count", "<u4"), ("codes_offset", "<u4"), ("expected", "<u4", 6)]
 )
 BINS = np.dtype([("octaves", "<i4"), ("per_octave_log2", "<i4"), ("weight_exponent", "<i4")])
+
+_KEY, _GROUP, _TENSORS = struct.Struct("<2I"), struct.Struct("<4I2d2Iif"), struct.Struct("<3Q2I")
+_WORDS, _ROTATION, _RECORDS = struct.Struct("<3I"), struct.Struct("<4I"), struct.Struct("<2Q2I")
+_NOT_ROTATED = (0, 0, 0, 0)
 
 WHOLE_CHUNK = 8192
 """Elements that a block works on, where buckets are not larger: 32 KiB of its shared memory."""
@@ -67,42 +78,58 @@ def workplace(bucket_size: int, shared_bytes: int) -> tuple[int, int]:
 
 def key(first: int, second: int) -> Struct:
     """Return the kernels' ``StreamKey``."""
-    return np.array((first, second), dtype=KEY)
+    return _made(_KEY.pack(first, second), KEY)
 
 
 def group(layout: RecordLayout, signs: SignKey = NO_SIGNS) -> Struct:
     """Return the kernels' ``Group``; an encoder rotates with ``signs``, a decoder finds them in the record."""
-    config: QuantiserConfig = layout.quantiser
-    values = (
-        *(layout.elements, config.bucket_size, config.norm == "linf", config.rounds),
-        *(config.clip or 0.0, config.reach if config.rounding == "nearest" else 0.0),
-        tuple(signs),
-    )
-    return np.array(values, dtype=GROUP)
+    before, behind = _constants(layout.quantiser)
+    return _made(_GROUP.pack(layout.elements, *before, *signs, *behind), GROUP)
 
 
-def record_plan(layout: RecordLayout, stamp: Stamp, rotation: npt.NDArray[np.uint32]) -> Struct:
-    """Return the kernels' ``RecordPlan``; ``rotation`` is what names the signs, uint32[4] or uint32[0]."""
-    words = (layout.codes_offset // 4, layout.payload_bytes // 4, layout.record_bytes // 4)
-    signs = np.zeros(4, dtype=np.uint32)
-    signs[: len(rotation)] = rotation
-    return np.array((*words, header_words(layout, stamp), signs), dtype=RECORD_PLAN)
+@lru_cache(maxsize=256)
+def _constants(config: QuantiserConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return what ``group`` says of a configuration, before the signs and behind them."""
+    reach = config.reach if config.rounding == "nearest" else 0.0
+    before = (config.bucket_size, int(config.norm == "linf"), config.rounds, config.clip or 0.0, reach)
+    return before, (held_log2(config), block_scale(config.bucket_size))
+
+
+def held_log2(config: QuantiserConfig) -> int:
+    """Return the logarithm of the tiles of a bucket that encoders keep in registers, or -1: see ``cuda/held.cuh``.
+
+    Those are buckets of 1024, 2048, 4096 and 8192 coordinates that are not clipped.
+    """
+    tiles = config.bucket_size // TILE
+    held = config.bucket_size in (TILE, 2 * TILE, 4 * TILE, 8 * TILE) and not config.clip
+    return tiles.bit_length() - 1 if held else -1
+
+
+def record_plan(layout: RecordLayout, stamp: Stamp, rotation: Sequence[int]) -> Struct:
+    """Return the kernels' ``RecordPlan``; ``rotation`` is what names the signs, four words or none."""
+    words = _WORDS.pack(layout.codes_offset // 4, layout.payload_bytes // 4, layout.record_bytes // 4)
+    return _made(words + header(layout, stamp)[:28] + _ROTATION.pack(*(rotation or _NOT_ROTATED)), RECORD_PLAN)
 
 
 def tensors(data: int, ends: int, residual: int, count: int) -> Struct:
     """Return the kernels' ``Tensors``: addresses of uint64[count], uint32[count] and, or 0, float32[elements]."""
-    return np.array((data, ends, residual, count, 0), dtype=TENSORS)
+    return _made(_TENSORS.pack(data, ends, residual, count, 0), TENSORS)
 
 
 def records(layout: RecordLayout, stamp: Stamp, data: int, senders: int, count: int) -> Struct:
     """Return the kernels' ``Records``; ``data`` and ``senders`` are addresses of uint64[count], uint32[count]."""
-    expected = header_words(layout, stamp)[:6]
-    return np.array((data, senders, count, layout.codes_offset // 4, expected), dtype=RECORDS)
+    return _made(_RECORDS.pack(data, senders, count, layout.codes_offset // 4) + header(layout, stamp)[:24], RECORDS)
 
 
-def header_words(layout: RecordLayout, stamp: Stamp) -> npt.NDArray[np.uint32]:
-    """Return uint32[7]: the header of a record without its checksum."""
-    return np.frombuffer(HEADER.pack(*Header.of(layout, stamp, 0)), dtype="<u4")[:7]
+def header(layout: RecordLayout, stamp: Stamp) -> bytes:
+    """Return the header of a record with 0 for its checksum."""
+    return HEADER.pack(*Header.of(layout, stamp, 0))
+
+
+def _made(data: bytes, dtype: np.dtype[np.void]) -> Struct:
+    """Return one structure; NumPy takes ten times as long to fill one field by field."""
+    made: Struct = np.frombuffer(data, dtype=dtype)
+    return made
 
 
 def tables(levels: Levels, bits: int) -> npt.NDArray[np.float32]:

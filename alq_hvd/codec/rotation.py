@@ -111,6 +111,12 @@ def gain(size: int, rounds: int) -> float:
     return 1.0 if log2 % 2 == 0 else (0.5 if block == size else 0.25) ** rounds
 
 
+def block_scale(size: int) -> float:
+    """Return the exact factor of a block of 2^k coordinates before its additions: 2^-ceil(k/2)."""
+    log2, _ = _block(size)
+    return float(2.0 ** -((log2 + 1) // 2))
+
+
 def signs(key: SignKey, starts: npt.NDArray[np.uint32], block: int, turn: int) -> npt.NDArray[np.bool_]:
     """Return bool[buckets, block]: which coordinates of a block change their sign.
 

@@ -101,6 +101,7 @@ class DeviceGroup:
         self._overwrites = overwrites
         self._gradients: dict[int, tuple[Slot, Any]] = {}
         self._flat: dict[int, Any] = {}
+        self._lengths: tuple[int, ...] = ()
 
     def put(self, slot: Slot, gradient: Any) -> None:
         """Remember the gradient, and the stream that makes it."""
@@ -120,7 +121,8 @@ class DeviceGroup:
         if len(dtypes) > 1 or not dtypes <= TYPES.keys():
             flat = {index: tensor.to(backends.torch().float32) for index, tensor in flat.items()}
         self._flat = flat
-        return Parts(tuple(flat.values()))
+        self._lengths = self._lengths or tuple(slot.elements for slot, _ in self._in_order())
+        return Parts(tuple(flat.values()), self._lengths)
 
     def take(self, slot: Slot) -> Any:
         """Return the gradient, into which the sum is being decoded, or copy the sum there."""

@@ -135,9 +135,40 @@ inline double exchange(double value, int mask) {
   emulated::wait(emulated::State::at_warp);
   return slots[turn][self ^ mask];
 }
+template <uint32_t by>
+void add_unless_below(uint32_t& to, float x, float y) {
+  if (x >= y) to += by;
+}
+template <uint32_t by>
+void add_if_above(uint32_t& to, float x, float y) {
+  if (x > y) to += by;
+}
+template <int lanes, typename Number>
+Number from_lane(Number value, uint32_t lane) {
+  static Number slots[2][1024];
+  static unsigned turns[1024];
+  const unsigned self = threadIdx.x, turn = turns[self]++ % 2;
+  slots[turn][self] = value;
+  emulated::wait(emulated::State::at_warp);
+  return slots[turn][self / lanes * lanes + lane % lanes];
+}
+inline uint32_t sum_of_warp(uint32_t value) {
+  static uint32_t slots[2][1024];
+  static unsigned turns[1024];
+  const unsigned self = threadIdx.x, turn = turns[self]++ % 2;
+  slots[turn][self] = value;
+  emulated::wait(emulated::State::at_warp);
+  uint32_t sum = 0;
+  for (unsigned t = self / 32 * 32; t < self / 32 * 32 + 32; ++t) sum += slots[turn][t];
+  return sum;
+}
+inline bool all_of_warp(bool value) { return sum_of_warp(value) == 32; }
+inline void meet_warp() { emulated::wait(emulated::State::at_warp); }
 inline void add_from_warp(uint32_t* to, uint32_t value) { *to += value; }
 inline void forget(int&) {}
+inline uint32_t opaque(uint32_t value) { return value; }
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
+inline double fused(double a, double b, double c) { return std::fma(a, b, c); }
 inline float half_to_float(uint16_t bits) {
   const float magnitude = (bits & 0x7c00) == 0x7c00 ? __uint_as_float(0x7f800000u | (bits & 0x3ffu) << 13)
                                                     : std::ldexp(static_cast<float>((bits & 0x7c00) ? (bits & 0x3ff) | 0x400 : bits & 0x3ff),

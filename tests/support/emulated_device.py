@@ -87,6 +87,9 @@ class EmulatedDevice:
     shared_bytes: int = 211 * 1024
     polls: int = 0
 
+    def holds(self, tensors: Sequence[Any]) -> bool:
+        return all(str(tensor.device) == self.name for tensor in tensors)
+
     def launch(self, name: str, blocks: int, arguments: Sequence[Any], shared_bytes: int = 0) -> None:
         self.launched.append(name)
         run_kernel(name, blocks, arguments, shared_bytes)

@@ -34,18 +34,14 @@ ARGUMENTS = {
     "add_run": "alq::Records, uint32_t, alq::Group, int, float*, float*, float, T* const*, const uint32_t*, uint32_t",
 }
 INSTANCES = [
-    *[("encode", "float", bits) for bits in ("3", "4", "8")],
-    ("encode", "alq::Half", "3"),
-    ("encode", "alq::Brain", "3"),
-    *[("encode_rotated", "float", bits, "false") for bits in ("3", "8")],
-    *[("encode_rotated", "float", bits, "true") for bits in ("3", "8")],
-    ("encode_rotated", "alq::Brain", "3", "false"),
+    *[("encode", "float", bits) for bits in ("3", "8")],
+    ("encode", "alq::Brain", "4"),
+    ("encode_rotated", "float", "8", "false"),
+    ("encode_rotated", "alq::Half", "2", "true"),
     ("encode_with_norms", "float", "3"),
-    *[("decode_sum", "float", bits) for bits in ("3", "4", "8")],
-    ("decode_sum", "alq::Half", "3"),
-    ("decode_sum", "alq::Brain", "3"),
+    *[("decode_sum", "float", bits) for bits in ("3", "8")],
+    ("decode_sum", "alq::Brain", "4"),
     *[("decode_rotated", "float", bits) for bits in ("3", "8")],
-    ("decode_rotated", "alq::Brain", "3"),
     ("recode", "4", "8"),
     ("bucket_norms", "alq::Brain"),
     ("statistics", "float"),
@@ -53,12 +49,13 @@ INSTANCES = [
     *[("rotate_group", "float", fits) for fits in ("true", "false")],
     ("keep_lost", "float", "true"),
     ("sum_run", "3"),
-    *[("add_run", "float", fits) for fits in ("true", "false")],
+    ("add_run", "float", "true"),
 ]
+"""Other widths and types than ``test_cuda_instructions.py`` compiles for sm_90 with the run-time compiler."""
 RARE = ("statistics", "bucket_norms", "projection_scales", "rotate_group", "keep_lost", "add_run")
 """Run on scheduled steps, or for unusual bucket sizes: there more registers, or a few spilled bytes, do no harm."""
-MOST_SPILLED = {("decode_rotated", "sm_80"): 4}
-"""One word, kept from run to run; the shared memory of an A100 has room for two of these blocks, not three."""
+MOST_SPILLED = {("decode_rotated", "sm_80"): 12}
+"""Three words, kept from run to run; the shared memory of an A100 has room for two of these blocks, not three."""
 MOST_REGISTERS = 85
 """At most this many a thread leave room for three blocks of 256 threads on a multiprocessor of 65 536 registers."""
 
@@ -73,7 +70,7 @@ def instantiated() -> str:
 
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc, CUDA's compiler, on PATH")
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("architecture", ["sm_80"])
 def test_kernels_compile_and_do_not_spill(architecture: str, tmp_path: Path) -> None:
     (tmp_path / "instances.cu").write_text(instantiated())
     options = [

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -50,7 +49,7 @@ def test_kernels_start_through_cupy_with_any_shared_memory_after_any_other(drive
     """
     device, levels = CudaDevice(), levels_of(8)
     layout, record = RecordLayout(10, QuantiserConfig(3, 512)), torch.zeros(512, dtype=torch.uint8)
-    plan = cuda_structs.record_plan(layout, Stamp(levels.digest, 2, 3), np.zeros(0, dtype=np.uint32))
+    plan = cuda_structs.record_plan(layout, Stamp(levels.digest, 2, 3), ())
     asked = [66_560, 49_920, 66_560, 0]
     for shared in asked:
         device.launch("alq::begin_record", 1, (plan, cuda_structs.group(layout), int(record.data_ptr())), shared)
@@ -153,5 +152,5 @@ def test_tables_that_are_dropped_are_kept_for_the_stream_that_read_them(monkeypa
     monkeypatch.setattr(cuda_arguments, "MOST_TABLES", 2)
     device = StreamingDevice()
     memory, tensors = cuda_arguments.Memory(device), [torch.ones(4) for _ in range(4)]
-    addresses = [memory.addresses([tensor])[0] for tensor in tensors]
+    addresses = [memory.address(tensor)[0] for tensor in tensors]
     assert device.kept == addresses[:2]

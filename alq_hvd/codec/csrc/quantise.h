@@ -56,17 +56,30 @@ ALQ_INLINE Unsigned weyl_number(StreamKey key, Unsigned index) {
   return index * kWeylStep + key.first;
 }
 
+constexpr uint32_t kLastFactor = 0x846ca68bu;  // of the hash
+
 // Return 32 random bits: a two-round integer hash, keyed again before the second round so that no stream is a shifted
-// copy of another.
+// copy of another. `second` is kLastFactor times the second word of the key: what is multiplied once need not be twice.
 template <typename Unsigned>
-ALQ_INLINE Unsigned random_bits(StreamKey key, Unsigned weyl) {
+ALQ_INLINE Unsigned hashed(Unsigned weyl, uint32_t second) {
   weyl ^= weyl >> 16;
   weyl *= 0x7feb352du;
   weyl ^= weyl >> 15;
-  weyl += key.second;
-  weyl *= 0x846ca68bu;
+  weyl = weyl * kLastFactor + second;
   weyl ^= weyl >> 16;
   return weyl;
+}
+
+template <typename Unsigned>
+ALQ_INLINE Unsigned random_bits(StreamKey key, Unsigned weyl) {
+  return hashed(weyl, key.second * kLastFactor);
+}
+
+// Return the random number of an element, one of kDraws values that are kDrawStep apart: what decides whether it is rounded
+// up. `second` as in `hashed`.
+template <typename Unsigned>
+ALQ_INLINE Unsigned draw_bits(Unsigned weyl, uint32_t second) {
+  return hashed(weyl, second) & 0xffffff00u;
 }
 
 // Return value / norm, correctly rounded, without dividing: the product with the rounded reciprocal, corrected once by
@@ -96,6 +109,7 @@ ALQ_INLINE auto rounds_up(Float normalised, Float lower, Float scaled_inverse_ga
 }
 constexpr float kDraws = 16777216.0f;
 constexpr float kMeanDraw = 8388607.5f;  // of the integers below kDraws
+constexpr float kDrawStep = 256.0f;
 
 // Clamp for clipping: `value` within [low, high]; NaN stays NaN.
 template <typename Float>

@@ -61,14 +61,80 @@ ALQ_DEVICE uint32_t add_record(const Records& records, uint32_t r, const Group& 
 // Sums of a record's words are kept in kSlots places, so that blocks rarely wait for each other.
 constexpr uint32_t kSlots = 64;
 
-// Sum the records from <= r < to over one tile into `sums`, and their words into checks[r][slot].
+// What a thread reads of a record for a whole tile of one norm.
+template <int B>
+struct Fetched {
+  uint32_t words[B];
+  float norm;
+  bool fits;  // its part of the header
+};
+
+// Sum the records from <= r < to over a whole tile of one norm, without a branch a row: the words of a record are on their
+// way while the one before is added, and its header is compared by as many lanes as it has words. Each lane multiplies one
+// level by the norm; products are then fetched from lanes by code, as far as a warp has lanes for them.
+template <int B>
+ALQ_DEVICE void sum_whole_records(const Records& records, uint32_t from, uint32_t to, const Group& group, uint32_t begin,
+                                  const float* levels, float* sums, uint32_t* checks) {
+  constexpr int kCodes = 1 << B;
+  constexpr bool kFromLanes = kCodes <= kLanes;
+  const uint32_t lane = threadIdx.x % kLanes, norms = norms_offset(group), bucket = begin / group.bucket_size;
+  const uint32_t first_word = records.codes_offset + begin / kTile * (B * kLanes) + lane;
+  uint32_t expected = 0;
+#pragma unroll
+  for (int i = 0; i < 6; ++i) expected = lane == i ? records.expected[i] : expected;
+  const bool has_norm = lane == 0 && begin % group.bucket_size == 0;
+  const float level = levels[kFromLanes ? lane % kCodes : 0];
+  const auto fetch = [&](uint32_t r) {
+    const uint32_t* record = records.data[r];
+    Fetched<B> fetched;
+#pragma unroll
+    for (int k = 0; k < B; ++k) fetched.words[k] = record[first_word + k * kLanes];
+    fetched.norm = __uint_as_float(record[norms + bucket]);
+    fetched.fits = lane > 6 || record[lane] == (lane == 6 ? records.senders[r] : expected);
+    return fetched;
+  };
+  const auto add = [&](uint32_t r, const Fetched<B>& now) {
+    const float norm = all_of_warp(now.fits) ? now.norm : __uint_as_float(kNan);
+    uint32_t check = has_norm ? __float_as_uint(now.norm) : 0;
+#pragma unroll
+    for (int k = 0; k < B; ++k) check += now.words[k];
+    if (begin == 0 && 8 + lane < norms) check += records.data[r][8 + lane];
+    const float product = dequantise(norm, level);
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      const int shift = row * B % 32, index = row * B / 32;
+      uint32_t code = now.words[index] >> shift;
+      if (shift + B > 32) code |= now.words[index + 1 < B ? index + 1 : index] << (32 - shift);
+      if constexpr (kFromLanes)
+        sums[row] += from_lane<kCodes>(product, code);
+      else
+        sums[row] += dequantise(norm, levels[code % kCodes]);
+    }
+    add_from_warp(checks + r * kSlots + blockIdx.x % kSlots, check);
+  };
+  Fetched<B> next = fetch(from);
+#pragma unroll 1
+  for (uint32_t r = from; r < to; ++r) {  // [record]
+    const Fetched<B> now = next;          // [record]
+    if (r + 1 < to) next = fetch(r + 1);  // [record]
+    add(r, now);                          // [record]
+  }
+}
+
+// Sum the records from <= r < to, at least one, over one tile into `sums`, and their words into checks[r][slot].
 template <int B>
 ALQ_DEVICE void sum_records(const Records& records, uint32_t from, uint32_t to, const Group& group, uint32_t begin,
                             const float* levels, float* sums, uint32_t* checks) {
 #pragma unroll
   for (int row = 0; row < kRows; ++row) sums[row] = 0;
-  for (uint32_t r = from; r < to; ++r)
-    add_from_warp(checks + r * kSlots + blockIdx.x % kSlots, add_record<B>(records, r, group, begin, levels, sums));
+  if (group.elements - begin >= kTile && group.bucket_size % kTile == 0) {
+    sum_whole_records<B>(records, from, to, group, begin, levels, sums, checks);
+    return;
+  }
+  for (uint32_t r = from; r < to; ++r) {                                                    // [rare]
+    const uint32_t words = add_record<B>(records, r, group, begin, levels, sums);           // [rare]
+    add_from_warp(checks + r * kSlots + blockIdx.x % kSlots, words);                        // [rare]
+  }
 }
 
 // Write scale * sum of the records to the tensors of the group.
@@ -108,8 +174,18 @@ __global__ void __launch_bounds__(kThreads, 3) recode(Records records, Group gro
     }
   }
   __syncthreads();
-  encode_chunk<Again, false>(again, tables_again, key, first_element, begin, size, Coordinates<false>{chunk}, shared,
-                             codes_offset, record, [](int, float) {});
+  const Target to = {key, first_element, begin, codes_offset, record};
+  if (can_hold(again, size)) {
+    float held[kHeld];
+#pragma unroll
+    for (int n = 0; n < kHeld; ++n) held[n] = chunk[n * kThreads + static_cast<int>(threadIdx.x)];
+    __syncthreads();
+    if (encode_held<Again, false>(again, tables_again, to, held, *reinterpret_cast<HeldShared*>(chunk), nullptr)) return;
+    put_back(held, Coordinates<false>{chunk});  // [rare]
+    __syncthreads();
+  }
+  const auto keep = [](int, float) {};
+  encode_chunk<Again, false>(again, tables_again, to, size, Coordinates<false>{chunk}, shared, keep);  // [rare]
 }
 
 // Compare the words that were read with each record's checksum, keep what is wrong in *status, and clear `checks`. One block.

@@ -8,16 +8,41 @@
 #else
 using uint16_t = unsigned short;
 #define ALQ_DEVICE __device__ __forceinline__
-#define ALQ_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+#define ALQ_DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) type name[]
 namespace alq {
 ALQ_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+ALQ_DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
+// Add `by` where x >= y, or x > y. Compilers would add, compare and select: one instruction more a step of a search.
+template <uint32_t by>
+ALQ_DEVICE void add_unless_below(uint32_t& to, float x, float y) {
+  asm("{.reg .pred p; setp.ge.f32 p, %1, %2; @p add.u32 %0, %0, %3;}" : "+r"(to) : "f"(x), "f"(y), "n"(by));
+}
+template <uint32_t by>
+ALQ_DEVICE void add_if_above(uint32_t& to, float x, float y) {
+  asm("{.reg .pred p; setp.gt.f32 p, %1, %2; @p add.u32 %0, %0, %3;}" : "+r"(to) : "f"(x), "f"(y), "n"(by));
+}
 // Keep the compiler from holding in registers what it has derived from `index`: deriving it again is cheaper.
 ALQ_DEVICE void forget(int& index) { asm volatile("" : "+r"(index)); }
+// Return `value`, of whose making the compiler knows nothing.
+ALQ_DEVICE uint32_t opaque(uint32_t value) {
+  asm("" : "+r"(value));
+  return value;
+}
 // Return the value of the thread whose lane differs by the bits of `mask`; all threads of the warp must call it.
 ALQ_DEVICE double exchange(double value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
-// Add what the 32 threads of a warp bring, all of which must call it.
+// The same for a float or uint32_t, from the thread whose lane is `lane` modulo `lanes`, a power of two, among the `lanes` of this one.
+template <int lanes, typename Number>
+ALQ_DEVICE Number from_lane(Number value, uint32_t lane) {
+  return __shfl_sync(0xffffffffu, value, static_cast<int>(lane), lanes);
+}
+// Whether all threads of a warp, which must all call it, say so.
+ALQ_DEVICE bool all_of_warp(bool value) { return __all_sync(0xffffffffu, value); }
+// Wait for what the other threads of the warp have written to shared memory.
+ALQ_DEVICE void meet_warp() { __syncwarp(); }
+// Return the sum of what the 32 threads of a warp bring, all of which must call it; or add it to `to`.
+ALQ_DEVICE uint32_t sum_of_warp(uint32_t value) { return __reduce_add_sync(0xffffffffu, value); }
 ALQ_DEVICE void add_from_warp(uint32_t* to, uint32_t value) {
-  const uint32_t sum = __reduce_add_sync(0xffffffffu, value);
+  const uint32_t sum = sum_of_warp(value);
   if (threadIdx.x % 32 == 0) atomicAdd(to, sum);
 }
 ALQ_DEVICE float half_to_float(uint16_t bits) {
@@ -69,6 +94,8 @@ struct Group {
   double clip;            // standard deviations; 0 does not clip
   double reach;           // standard deviations that 1 stands for, in rounding to the nearest; 0 rounds stochastically
   StreamKey signs;        // of the rotation, for an encoder; a decoder finds them in the record
+  int tiles_log2;         // of a bucket that the threads of a block can hold (held.cuh), else -1
+  float scale;            // of the block that such a bucket is, where it is rotated
 };
 
 // Return where the norms of a record start, in 32-bit words: behind the header and what names the signs.
@@ -112,20 +139,24 @@ struct Cursor {
   }
 
   ALQ_DEVICE T* at(uint32_t element) {
-    if (element - begin >= length) take(locate(ends, count, element));
+    if (element - begin >= length) {
+      uint32_t k = 0;
+      if (count > 1) k = locate(ends, count, element);  // [several]
+      take(k);
+    }
     return start + (element - begin);
   }
 
   // The same for an element of this tensor or one soon after it.
-  ALQ_DEVICE T* on_to(uint32_t element) {
+  ALQ_DEVICE T* on_to(uint32_t element) {  // [rare]
     while (element - begin >= length) take(tensor + 1);
     return start + (element - begin);
   }
 
-  // Return where the kTile elements from `element` on lie, or null where no one tensor holds them all.
-  ALQ_DEVICE T* tile_at(uint32_t element, int rest) {
+  // Return where the `size` elements from `element` on lie, or null where no one tensor holds them all.
+  ALQ_DEVICE T* chunk_at(uint32_t element, uint32_t size) {
     T* const found = at(element);
-    return rest == kTile && length - (element - begin) >= kTile ? found : nullptr;
+    return length - (element - begin) >= size ? found : nullptr;
   }
 };
 
@@ -139,46 +170,61 @@ struct Tensors {
 
   ALQ_DEVICE Cursor<const T> cursor() const { return {data, ends, count}; }
 
-  ALQ_DEVICE float load(uint32_t element, Cursor<const T>& cursor) const {
+  ALQ_DEVICE float load(uint32_t element, Cursor<const T>& cursor) const {  // [rare]
     const float value = to_float(*cursor.at(element));
     return residual ? value + residual[element] : value;
   }
 };
 
-// Load this thread's lane of the tile of `rest` elements from `begin` on; rows past its end are zero. All loads are on
-// their way before the first is used.
+// Add 32 numbers, `stride` apart.
+template <int stride>
+ALQ_DEVICE void add_held(const float* from, float* to) {
+#pragma unroll
+  for (int n = 0; n < kRows; ++n) to[n] += from[n * stride];
+}
+
+// Load this thread's lane of the tile at `begin`, all loads on their way before the first is used, if there are kTile elements
+// and one tensor holds them all; return whether it does.
 template <typename T>
-ALQ_DEVICE void load_tile(const Tensors<T>& tensors, Cursor<const T>& cursor, uint32_t begin, int rest, float* rows) {
+ALQ_DEVICE bool load_whole(const Tensors<T>& tensors, Cursor<const T>& cursor, uint32_t begin, int rest, float* rows) {
+  const T* whole = rest < kTile ? nullptr : cursor.chunk_at(begin, kTile);
+  if (!whole) return false;
   const int lane = threadIdx.x % kLanes;
-  if (const T* whole = cursor.tile_at(begin, rest)) {
 #pragma unroll
-    for (int row = 0; row < kRows; ++row) rows[row] = to_float(whole[row * kLanes + lane]);
-    if (!tensors.residual) return;
+  for (int row = 0; row < kRows; ++row) rows[row] = to_float(whole[row * kLanes + lane]);
+  if (tensors.residual) add_held<kLanes>(tensors.residual + begin + lane, rows);
+  return true;
+}
+
+// Write `scale` times this thread's lane of a tile that crosses from one tensor to another, or ends early.
+template <typename T>
+ALQ_DEVICE void store_part(Cursor<T>& cursor, uint32_t begin, int rest, float scale, const float* rows) {  // [rare]
+  const int lane = threadIdx.x % kLanes;
 #pragma unroll
-    for (int row = 0; row < kRows; ++row) rows[row] += tensors.residual[begin + row * kLanes + lane];
-  } else {
-#pragma unroll
-    for (int row = 0; row < kRows; ++row) {
-      const uint32_t element = begin + row * kLanes + lane;
-      rows[row] = 0;
-      if (row * kLanes + lane < rest) rows[row] = to_float(*cursor.on_to(element));
-      if (row * kLanes + lane < rest && tensors.residual) rows[row] += tensors.residual[element];
-    }
-  }
+  for (int row = 0; row < kRows; ++row)
+    if (row * kLanes + lane < rest) from_float(scale * rows[row], *cursor.on_to(begin + row * kLanes + lane));
 }
 
 // Write `scale` times this thread's lane of a tile to the tensors of a sum.
 template <typename T>
 ALQ_DEVICE void store_tile(Cursor<T>& cursor, uint32_t begin, int rest, float scale, const float* rows) {
   const int lane = threadIdx.x % kLanes;
-  if (T* whole = cursor.tile_at(begin, rest)) {
+  T* const whole = cursor.chunk_at(begin, kTile);  // and the cursor is at its beginning
+  if (whole && rest == kTile) {
 #pragma unroll
     for (int row = 0; row < kRows; ++row) from_float(scale * rows[row], whole[row * kLanes + lane]);
   } else {
-#pragma unroll
-    for (int row = 0; row < kRows; ++row)
-      if (row * kLanes + lane < rest) from_float(scale * rows[row], *cursor.on_to(begin + row * kLanes + lane));
+    store_part(cursor, begin, rest, scale, rows);  // [rare]
   }
+}
+
+struct Fused {
+  ALQ_DEVICE float operator()(float a, float b, float c) const { return fused(a, b, c); }
+};
+
+// Return sum + a * b: exact in the product, so rounded once as any codec rounds it.
+ALQ_DEVICE double plus_product(float a, float b, double sum) {
+  return fused(static_cast<double>(a), static_cast<double>(b), sum);
 }
 
 struct Add {
@@ -190,12 +236,19 @@ struct Larger {
 struct Square {
   ALQ_DEVICE double operator()(float x) const { return static_cast<double>(x) * x; }
 };
-struct Widen {
-  ALQ_DEVICE double operator()(float x) const { return static_cast<double>(x); }
-};
-// The order of magnitudes is that of their bits, NaN being the largest.
-struct MagnitudeBits {
-  ALQ_DEVICE double operator()(float x) const { return static_cast<double>(__float_as_uint(x) & 0x7fffffffu); }
+// What is summed over a bucket on the way to its norm: values, squares or, where the largest is taken, magnitudes, whose order is
+// that of their bits, NaN being the largest. It is asked at each value, for a kernel with three copies of each sum would be
+// twice as long; buckets that threads hold (held.cuh) do not ask.
+struct Measure {
+  enum What { kValues, kSquares, kMagnitudes } what;
+
+  ALQ_DEVICE double operator()(float x) const {
+    if (what == kMagnitudes) return static_cast<double>(__float_as_uint(x) & 0x7fffffffu);
+    return what == kSquares ? Square()(x) : static_cast<double>(x);
+  }
+  ALQ_DEVICE double operator()(double a, double b) const {
+    return what == kMagnitudes ? Larger()(a, b) : Add()(a, b);
+  }
 };
 
 // Fold the kSumLanes numbers in `lanes` (shared) in halves into the first; every thread must call it.

@@ -1,8 +1,9 @@
-// Gradients to records. A block holds a chunk of the group in shared memory, so every element is read once: it takes the
-// norms of the chunk's buckets, then each warp quantises and packs whole tiles, a lane of the tile a thread.
+// Gradients to records. A block holds a chunk of the group, so every element is read once: in registers where it can
+// (held.cuh), else in shared memory; there it takes the norms of the chunk's buckets, then each warp quantises and packs whole
+// tiles, a lane of the tile a thread.
 #pragma once
 
-#include "norms.cuh"
+#include "held.cuh"
 
 namespace alq {
 
@@ -35,12 +36,11 @@ struct Shared {
   uint32_t check;
 };
 
-// Encode the chunk of `size` elements from `begin` on, which lies in shared memory as it is quantised but for clipping;
+// Encode a chunk of `size` elements, which lies in shared memory as it is quantised but for clipping;
 // `keep(i, decoded)` takes the number of a coordinate, and what its receiver will see there.
 template <int B, bool nearest, bool gaps, typename Keep>
-ALQ_DEVICE void encode_chunk(const Group& group, const Tables* tables, StreamKey key, uint32_t first_element,
-                             uint32_t begin, int size, Coordinates<gaps> chunk, Shared& shared, uint32_t codes_offset,
-                             uint32_t* record, Keep keep) {
+ALQ_DEVICE void encode_chunk(const Group& group, const Tables* tables, const Target& to, int size, Coordinates<gaps> chunk,
+                             Shared& shared, Keep keep) {  // [rare]
   copy_table(tables->levels, shared.levels, 1 << B);
   copy_table(tables->scaled_inverse_gaps, shared.scaled_inverse_gaps, 1 << B);
   copy_table(tables->tree, shared.tree, 1 << B);
@@ -49,8 +49,8 @@ ALQ_DEVICE void encode_chunk(const Group& group, const Tables* tables, StreamKey
   for (int i = size + threadIdx.x; i < (size + d - 1) / d * d; i += kThreads) chunk[i] = 0;
   __syncthreads();
 
-  const Quantise q = make_quantise(shared.levels, shared.scaled_inverse_gaps, shared.tree, tables->smallest_level, key,
-                                   first_element, B);
+  const Quantise q = make_quantise(shared.levels, shared.scaled_inverse_gaps, shared.tree, tables->smallest_level, to.key,
+                                   to.first_element, B);
   uint32_t check = 0;
   const auto finish = [&](int start, bool writes, auto bucket) {
     const Norm found = norm_of(group, size - start < d ? size - start : d, bucket);
@@ -58,7 +58,7 @@ ALQ_DEVICE void encode_chunk(const Group& group, const Tables* tables, StreamKey
     if (!writes) return;
     shared.norms[start / d] = found.norm;
     shared.sent[start / d] = sent;
-    record[norms_offset(group) + (begin + start) / d] = __float_as_uint(sent);
+    to.record[norms_offset(group) + (to.begin + start) / d] = __float_as_uint(sent);
     check += __float_as_uint(sent);
   };
   if (d <= kTile) {
@@ -85,38 +85,65 @@ ALQ_DEVICE void encode_chunk(const Group& group, const Tables* tables, StreamKey
     };
     const auto value = [&](int row) { return values[row * Coordinates<gaps>::kRowStep]; };
     check += pack_tile<B>(
-        q, begin + first, size - first < kTile ? size - first : kTile, nearest, units, value,
+        q, to.begin + first, size - first < kTile ? size - first : kTile, nearest, units, value,
         [&](int row, float decoded) { keep(first + row * kLanes + lane, decoded); },
-        record + codes_offset + (begin + first) / kTile * (B * kLanes));
+        to.record + to.codes_offset + (to.begin + first) / kTile * (B * kLanes));
   }
   add_from_warp(&shared.check, check);
   __syncthreads();
-  if (threadIdx.x == 0) atomicAdd(record + 7, shared.check);
+  if (threadIdx.x == 0) atomicAdd(to.record + 7, shared.check);
+}
+
+// Put the coordinates that threads hold back into the chunk, after encode_held has left it to encode_chunk.
+template <bool gaps>
+ALQ_DEVICE void put_back(const float* held, Coordinates<gaps> chunk) {
+  __syncthreads();
+#pragma unroll
+  for (int n = 0; n < kHeld; ++n) chunk[n * kThreads + static_cast<int>(threadIdx.x)] = held[n];
+}
+
+// Load a chunk of any size.
+template <typename T>
+ALQ_DEVICE void load_chunk(const Tensors<T>& tensors, uint32_t begin, int size, float* chunk) {  // [rare]
+  auto cursor = tensors.cursor();
+#pragma unroll 1
+  for (int first = threadIdx.x / kLanes * kTile; first < size; first += kWarps * kTile) {
+    float rows[kRows], *lane = chunk + first + threadIdx.x % kLanes;
+    if (load_whole(tensors, cursor, begin + first, size - first, rows)) {
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) lane[row * kLanes] = rows[row];
+    } else {
+#pragma unroll 1
+      for (int i = first + threadIdx.x % kLanes; i < first + kTile && i < size; i += kLanes)
+        chunk[i] = tensors.load(begin + i, cursor);
+    }
+  }
 }
 
 // Encode a group whose buckets are multiples of kTile, or powers of two from 64 on; one chunk a block.
 template <typename T, int B>
-__global__ void __launch_bounds__(kThreads) encode(Group group, Tensors<T> tensors, const Tables* tables, StreamKey key,
-                                                   uint32_t first_element, int chunk_size, uint32_t codes_offset,
-                                                   uint32_t* record, float* residual) {
+__global__ void __launch_bounds__(kThreads, 3) encode(Group group, Tensors<T> tensors, const Tables* tables, StreamKey key,
+                                                      uint32_t first_element, int chunk_size, uint32_t codes_offset,
+                                                      uint32_t* record, float* residual) {
   ALQ_DYNAMIC_SHARED(float, chunk);
   __shared__ Shared shared;
   const uint32_t begin = blockIdx.x * static_cast<uint32_t>(chunk_size), left = group.elements - begin;
   const int size = left < static_cast<uint32_t>(chunk_size) ? left : chunk_size;
-  auto cursor = tensors.cursor();
-#pragma unroll 1
-  for (int first = threadIdx.x / kLanes * kTile; first < size; first += kWarps * kTile) {
-    float rows[kRows];
-    load_tile(tensors, cursor, begin + first, size - first < kTile ? size - first : kTile, rows);
-#pragma unroll
-    for (int row = 0, i = first + threadIdx.x % kLanes; row < kRows; ++row, i += kLanes)
-      if (i < size) chunk[i] = rows[row];
+  const Target to = {key, first_element, begin, codes_offset, record};
+  if (can_hold(group, size)) {
+    float held[kHeld];
+    load_held(tensors, begin, chunk, held);
+    if (encode_held<B, false>(group, tables, to, held, *reinterpret_cast<HeldShared*>(chunk), residual)) return;
+    put_back(held, Coordinates<false>{chunk});  // [rare]
+  } else {
+    load_chunk(tensors, begin, size, chunk);  // [rare]
   }
-  encode_chunk<B, false>(group, tables, key, first_element, begin, size, Coordinates<false>{chunk}, shared, codes_offset,
-                         record, [&](int i, float decoded) {
-                           // Read again, for clipping has changed the chunk, and what it cut off is lost, too.
-                           if (residual) residual[begin + i] = lost(tensors.load(begin + i, cursor), decoded);
-                         });
+  auto cursor = tensors.cursor();
+  const auto keep = [&](int i, float decoded) {
+    // Read again, for clipping has changed the chunk, and what it cut off is lost, too.
+    if (residual) residual[begin + i] = lost(tensors.load(begin + i, cursor), decoded);
+  };
+  encode_chunk<B, false>(group, tables, to, size, Coordinates<false>{chunk}, shared, keep);  // [rare]
 }
 
 // Encode a group whose norms are known: a warp a tile; the second reading of the gradient. `kept` takes what is lost or,

@@ -2,8 +2,42 @@
 #pragma once
 
 #include "encode.cuh"
+#include "rotate_held.cuh"
 
 namespace alq {
+
+// Load a chunk of any size, as it is rotated.
+template <typename T>
+ALQ_DEVICE void enter_chunk(const Tensors<T>& tensors, const OuterSigns& outer, uint32_t begin, int size) {  // [rare]
+  auto cursor = tensors.cursor();
+#pragma unroll 1
+  for (int start = threadIdx.x / kLanes * kTile; start < size; start += kWarps * kTile) {
+    float rows[kRows];
+    if (load_whole(tensors, cursor, begin + start, size - start, rows)) {
+      outer.enter(start, rows);
+    } else {
+#pragma unroll 1
+      for (int i = start + threadIdx.x % kLanes; i < start + kTile && i < size; i += kLanes)
+        outer.chunk[i] = tensors.load(begin + i, cursor);
+      outer.change(start, kSqrtHalf, &outer.chunk[start + threadIdx.x % kLanes]);
+    }
+  }
+  __syncthreads();
+}
+
+// Write to `residual` what the gradient and it have lost, once the chunk holds what its receiver sees, rotated back but for
+// the outer signs.
+template <typename T>
+ALQ_DEVICE void keep_rotated(const Tensors<T>& tensors, const OuterSigns& outer, uint32_t begin, int size, float* residual) {  // [rare]
+  auto cursor = tensors.cursor();
+#pragma unroll 1
+  for (int start = threadIdx.x / kLanes * kTile; start < size; start += kWarps * kTile) {
+    outer.change(start, kSqrtTwo, &outer.chunk[start + threadIdx.x % kLanes]);
+#pragma unroll 1
+    for (int i = start + threadIdx.x % kLanes; i < start + kTile && i < size; i += kLanes)
+      residual[begin + i] = lost(tensors.load(begin + i, cursor), 0.0f + outer.chunk[i]);
+  }
+}
 
 // Encode a group whose buckets are multiples of kTile, or powers of two from 64 on; one chunk a block.
 template <typename T, int B, bool nearest>
@@ -17,30 +51,28 @@ __global__ void __launch_bounds__(kThreads, 3) encode_rotated(Group group, Tenso
   const uint32_t begin = blockIdx.x * static_cast<uint32_t>(chunk_size), left = group.elements - begin;
   const int size = left < static_cast<uint32_t>(chunk_size) ? left : chunk_size, d = group.bucket_size;
   const OuterSigns outer = {chunk, d, size, group.signs, first_element + begin};
+  const Target to = {key, first_element, begin, codes_offset, record};
   auto cursor = tensors.cursor();
-#pragma unroll 1
-  for (int start = threadIdx.x / kLanes * kTile; start < size; start += kWarps * kTile) {
-    float rows[kRows];
-    load_tile(tensors, cursor, begin + start, size - start < kTile ? size - start : kTile, rows);
-    outer.enter(start, rows);
+  const bool keeps = residual != nullptr;  // [rare]
+  const T* whole = can_hold(group, size) && !keeps ? cursor.chunk_at(begin, size) : nullptr;
+  if (whole) {
+    float held[kHeld];
+    load_fours(whole + threadIdx.x / kLanes * kTile, held);
+    rotate_held<rounds>(group, held, memory, first_element + begin);
+    if (encode_held<B, nearest>(group, tables, to, held, *reinterpret_cast<HeldShared*>(memory), nullptr)) return;
+    put_back(held, chunk);  // [rare]
+  } else {
+    enter_chunk(tensors, outer, begin, size);  // [rare]
+    rotate<false, false>(chunk, d, rounds, group.signs, first_element + begin, size);  // [rare]
   }
+  const auto keep = [&](int i, float decoded) {
+    if (keeps) chunk[i] = 0.0f + decoded;
+  };
+  encode_chunk<B, nearest>(group, tables, to, size, chunk, shared, keep);  // [rare]
+  if (!keeps) return;
   __syncthreads();
-  rotate<false, false>(chunk, d, rounds, group.signs, first_element + begin, size);
-  encode_chunk<B, nearest>(group, tables, key, first_element, begin, size, chunk, shared, codes_offset, record,
-                           [&](int i, float decoded) {
-                             if (residual) chunk[i] = 0.0f + decoded;
-                           });
-  if (!residual) return;
-  __syncthreads();
-  rotate<true, false>(chunk, d, rounds, group.signs, first_element + begin, size);
-  cursor = tensors.cursor();
-#pragma unroll 1
-  for (int start = threadIdx.x / kLanes * kTile; start < size; start += kWarps * kTile) {
-    outer.change(start, kSqrtTwo, &chunk[start + threadIdx.x % kLanes]);
-#pragma unroll 1
-    for (int i = start + threadIdx.x % kLanes; i < start + kTile && i < size; i += kLanes)
-      residual[begin + i] = lost(tensors.load(begin + i, cursor), 0.0f + chunk[i]);
-  }
+  rotate<true, false>(chunk, d, rounds, group.signs, first_element + begin, size);  // [rare]
+  keep_rotated(tensors, outer, begin, size, residual);  // [rare]
 }
 
 }  // namespace alq

@@ -38,12 +38,12 @@ struct BucketOfWarp {
   int rows;
 
   template <typename Combine, typename F>
-  ALQ_DEVICE double total(Combine combine, F f) const {
+  ALQ_DEVICE double total(Combine combine, F f) const {  // [rare]
     const auto each = [&](int row) { return row < rows ? f(x[row * Coordinates<gaps>::kRowStep]) : 0.0; };
     return fold_warp(fold_rows<kRows>(combine, each), combine);
   }
 
-  ALQ_DEVICE void clamp_all(float limit) {
+  ALQ_DEVICE void clamp_all(float limit) {  // [rare]
     for (int row = 0; row < rows; ++row) {
       float& value = x[row * Coordinates<gaps>::kRowStep];
       value = clamp(value, -limit, limit);
@@ -59,7 +59,7 @@ struct BucketOfBlock {
   double* lanes;
 
   template <typename Combine, typename F>
-  ALQ_DEVICE double total(Combine combine, F f) const {
+  ALQ_DEVICE double total(Combine combine, F f) const {  // [rare]
     constexpr int kStep = Coordinates<gaps>::kRowStep, kPart = kThreads / kLanes * kStep;
     double sums[kSumLanes / kThreads] = {};
     const float* x = &part[threadIdx.x];
@@ -74,7 +74,7 @@ struct BucketOfBlock {
     return fold_warp(fold_rows<kWarps>(combine, each), combine);
   }
 
-  ALQ_DEVICE void clamp_all(float limit) {
+  ALQ_DEVICE void clamp_all(float limit) {  // [rare]
     for (int i = threadIdx.x; i < tiles * kTile; i += kThreads) part[i] = clamp(part[i], -limit, limit);
   }
 };
@@ -88,11 +88,15 @@ struct Norm {
 // Clip a bucket of `count` coordinates if asked, and take its norm.
 template <typename Bucket>
 ALQ_DEVICE Norm norm_of(const Group& group, double count, Bucket& bucket) {
-  if (group.clip > 0) {
-    const double sum = bucket.total(Add(), Widen());
-    bucket.clamp_all(clip_limit(sum, bucket.total(Add(), Square()), count, group.clip));
+  double sum = 0, total = 0;
+#pragma unroll 1
+  for (int step = group.clip > 0 ? 0 : 2; step < 3; ++step) {
+    const bool largest = step == 2 && group.maximum_norm;
+    const Measure measure = {step == 0 ? Measure::kValues : largest ? Measure::kMagnitudes : Measure::kSquares};
+    total = bucket.total(measure, measure);
+    if (step == 0) sum = total;
+    if (step == 1) bucket.clamp_all(clip_limit(sum, total, count, group.clip));
   }
-  const double total = group.maximum_norm ? bucket.total(Larger(), MagnitudeBits()) : bucket.total(Add(), Square());
   return {finished_norm(group, total, count), total};
 }
 

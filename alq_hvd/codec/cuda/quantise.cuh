@@ -36,14 +36,15 @@ ALQ_DEVICE uint32_t code_of(const Quantise& q, float value, const Unit& unit, bo
   if (!(unit.norm > 0)) return 0;  // zero or NaN: any code decodes right
   const float normalised =
       unit.reciprocal > 0
-          ? divide(value, unit.norm, unit.reciprocal, [](float a, float b, float c) { return fused(a, b, c); })
+          ? divide(value, unit.norm, unit.reciprocal, Fused())
           : value / unit.norm;
   uint32_t bin = normalised >= q.root;
   if (B > 1) bin = 2 * bin + (normalised >= (bin ? q.upper : q.lower));
 #pragma unroll
   for (int depth = 2; depth < B; ++depth) bin = 2 * bin + (normalised >= q.tree[(1u << depth) + bin]);
   const float draw =
-      nearest ? kDraws / 2 : static_cast<float>(random_bits(q.key, weyl_number(q.key, q.first_element + element)) >> 8);
+      nearest ? kDraws / 2 : static_cast<float>(
+                                       draw_bits(weyl_number(q.key, q.first_element + element), q.key.second * kLastFactor) >> 8);
   return bin + rounds_up(normalised, q.levels[bin], q.scaled_inverse_gaps[bin], draw);
 }
 

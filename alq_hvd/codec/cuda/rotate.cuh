@@ -163,13 +163,12 @@ struct OuterSigns {
   StreamKey signs;
   uint32_t first;
 
-  // Write this thread's lane of the tile from `begin` on to the chunk, before the rest of its rotation.
+  // Write this thread's lane of the whole tile from `begin` on to the chunk, before the rest of its rotation.
   ALQ_DEVICE void enter(int begin, float* rows) const {
     float* x = &chunk[begin + threadIdx.x % kLanes];
     const bool flipped = flip(begin, rows);
 #pragma unroll
-    for (int row = 0; row < kRows; ++row)
-      if (begin + row * kLanes + static_cast<int>(threadIdx.x % kLanes) < size) x[row * chunk.kRowStep] = rows[row];
+    for (int row = 0; row < kRows; ++row) x[row * chunk.kRowStep] = rows[row];
     if (!flipped) change(begin, kSqrtHalf, x);
   }
 
