@@ -83,8 +83,8 @@ class Counting(Watched):
 
     asked: int = 0
 
-    def alltoall(self, payloads: Sequence[Payload], name: str) -> Any:
-        return _Counted(super().alltoall(payloads, name), self)
+    def alltoall(self, payloads: Sequence[Payload], name: str, *, alike: bool = False) -> Any:
+        return _Counted(super().alltoall(payloads, name, alike=alike), self)
 
     def allgather(self, payload: Payload, name: str) -> Any:
         return _Counted(super().allgather(payload, name), self)
