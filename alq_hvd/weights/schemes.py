@@ -93,7 +93,8 @@ class Grid:
         """Return float[2 len(magnitudes)], or one less with a zero."""
         assert scales is not None
         magnitudes = torch.tensor(self.magnitudes, dtype=scales.dtype, device=scales.device) * scales[0]
-        return torch.cat([-magnitudes[magnitudes > 0].flip(0), magnitudes])
+        below = magnitudes[1:] if self.magnitudes[0] == 0 else magnitudes
+        return torch.cat([-below.flip(0), magnitudes])
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,8 @@ def sweep(magnitudes: Tensor, curvature: Tensor | None, grid: Sequence[float]) -
         masses = (weight[:, None] * table.square().diff()).flatten()[order].cumsum(0) + mass
         if first > 0:
             moments, masses = torch.cat([moment[None], moments]), torch.cat([mass[None], masses])
-        best = (moments.square() / masses).argmax()
-        moment, mass = moments[best], masses[best]
+        best = (moments.square() / masses).argmax(0, keepdim=True)
+        moment, mass = moments.gather(0, best)[0], masses.gather(0, best)[0]  # an index would be waited for
     return (moment / mass).to(magnitudes.dtype)
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from demo import run
 from images.launch import run_on_ranks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -40,6 +41,19 @@ def test_a_run_that_fails_ends_the_demo_with_its_output(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "terngrad is defined at 2 bits only, got 5" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_runs_are_named_by_method_bits_and_weights() -> None:
+    for text, label, arguments in (
+        ("fp32", "fp32", "--compression fp32"),
+        ("alq:3", "alq 3 bits", "--compression alq --bits 3"),
+        ("alq:3:laq3", "alq 3 bits weights laq3", "--compression alq --bits 3 --weights laq3"),
+        ("fp32:lab", "fp32 weights lab", "--compression fp32 --weights lab"),
+        ("eden:2:rotate:feedback:lat2", "eden 2 bits rotated feedback weights lat2",
+         "--compression eden --bits 2 --rotate --error-feedback --weights lat2"),
+    ):  # fmt: skip
+        made = run(text)
+        assert (made.label, shlex.join(made.arguments)) == (label, arguments)
 
 
 def test_bad_options_are_named() -> None:

@@ -200,3 +200,17 @@ def test_names_and_widths_are_checked() -> None:
             scheme(name, bits)  # type: ignore[arg-type]
     assert [scheme(name).bits for name in schemes.NAMES] == [1, 3, 2, 3, 1, 1, 2]
     assert all(schemes.description(name) for name in schemes.NAMES)
+
+
+def test_everything_happens_on_the_device_of_the_weights() -> None:
+    """No GPU is at hand: the meta device refuses to be mixed with others, too, and to be waited for."""
+    weights = torch.empty(20, 20, device="meta")
+    curvature = torch.empty(20, 20, device="meta")
+    for name in schemes.NAMES:
+        made = scheme(name)
+        scales = made.solve(weights, curvature)
+        for found in (made.improve(weights, curvature, scales, 3), made.quantise(weights, scales),
+                      made.surrogate(weights), made.values(weights, scales)):  # fmt: skip
+            assert found is None or found.device.type == "meta", name
+    searched = solving.search(weights.flatten(), curvature.flatten(), (0.0, 0.5, 1.0))
+    assert searched.device.type == "meta"
