@@ -42,7 +42,7 @@ def machine(device: str) -> dict[str, object]:
     }
     if backends.available("torch"):
         described["torch"] = metadata.version("torch")
-    if device == "cuda":
+    if device == "cuda" and backends.torch().cuda.is_available():  # where not, measuring says so
         described["gpu"] = backends.torch().cuda.get_device_name()
     return described
 

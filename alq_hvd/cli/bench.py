@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from alq_hvd import backends
 from alq_hvd.cli import Subparsers
 from alq_hvd.cli.codec_rates import Rate, measure_cpu
 from alq_hvd.errors import ConfigurationError
@@ -38,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps([as_json(rate) for rate in rates], indent=1))
     else:
         print(as_text(rates))
+        if args.device == "cuda":
+            print(f"\non {backends.torch().cuda.get_device_name()}")
     return 0
 
 
@@ -101,7 +104,8 @@ def _remarks(rate: Rate, elements: int) -> str:
         "nearest" if rate.rounding == "nearest" else "",
         rate.dtype if rate.dtype != "float32" else "",
         f"{rate.tensors} tensors in {rate.microseconds:.1f} us" if rate.tensors > 1 else "",
-        f"{rate.launches} launches" if rate.launches else "",
+        f"{rate.launches} launches, host {rate.host_microseconds:.0f} us" if rate.launches else "",
+        f"buckets of {rate.bucket_size}" if rate.bucket_size else "",
         f"{rate.threads} threads" if rate.threads > 1 else "",
         "rotated" if rate.rotate else "",
     ]

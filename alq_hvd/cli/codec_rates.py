@@ -49,6 +49,8 @@ class Rate:
         tensors: that the gradient lay in.
         launches: kernels that one call started, counted; 0 on a CPU.
         threads: of the CPU codec.
+        bucket_size: coordinates of a bucket, where it was not the same for the whole run.
+        host_microseconds: that the host took to start one call on a GPU.
     """
 
     codec: str
@@ -64,6 +66,8 @@ class Rate:
     tensors: int = 1
     launches: int = 0
     threads: int = 1
+    bucket_size: int = 0
+    host_microseconds: float = 0.0
 
     @property
     def microseconds(self) -> float:

@@ -1,7 +1,12 @@
-"""Measure the GPU codec beside a copy on the same device, with eager PyTorch as the baseline."""
+"""Measure the GPU codec beside a copy on the same device, with eager PyTorch as the baseline.
+
+The device's time is that between two events of a stream which has work enough before the first of them that the host is
+ahead when it comes; the host's time to start a call is measured at the same time, and reported apart.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
@@ -25,7 +30,13 @@ RANKS = (1, 4, 8)
 RECODED_RANKS = 4
 CALLS = 10
 """Calls between two events: launches overlap, as they do in training."""
+AHEAD_CYCLES = 20_000_000
+"""For which the device is busy before the first event: some 10 milliseconds, more than the host takes for CALLS."""
+OTHER_BUCKETS = (512, 1000)
+"""Bucket sizes that go through shared memory in one reading, and through device memory in two."""
 Work = Callable[[], object]
+Seconds = Callable[[Work], tuple[float, float]]
+"""Tells how long one call takes on the device, and how long the host takes to start it."""
 
 
 def measure_cuda(bits: Sequence[int], elements: int, bucket_size: int, repeats: int) -> list[Rate]:
@@ -41,22 +52,20 @@ def measure_cuda(bits: Sequence[int], elements: int, bucket_size: int, repeats: 
     values = torch.from_numpy(host).cuda()
     target = torch.empty_like(values)
 
-    def seconds(work: Work) -> float:
+    def seconds(work: Work) -> tuple[float, float]:
         return _seconds(work, repeats)
 
-    copy = elements / seconds(lambda: target.copy_(values))
+    copy = elements / seconds(lambda: target.copy_(values))[0]
     rates = device_rates(CudaDevice(torch.cuda.current_device()), values, bits, bucket_size, seconds)
     slow = host[: min(elements, 16 * SLOW_ELEMENTS)]
     for width in bits:
         for operation, ranks, work in torch_eager.operations(slow, levels_of(width), bucket_size, RANKS, "cuda"):
-            rates.append(Rate("torch-eager", operation, width, ranks, len(slow), len(slow) / seconds(work)))
-    best = max(copy, elements / seconds(lambda: target.copy_(values)))
+            rates.append(Rate("torch-eager", operation, width, ranks, len(slow), len(slow) / seconds(work)[0]))
+    best = max(copy, elements / seconds(lambda: target.copy_(values))[0])
     return [replace(rate, memcpy_elements_per_second=best) for rate in rates]
 
 
-def device_rates(
-    device: Device, values: Any, bits: Sequence[int], bucket_size: int, seconds: Callable[[Work], float]
-) -> list[Rate]:
+def device_rates(device: Device, values: Any, bits: Sequence[int], bucket_size: int, seconds: Seconds) -> list[Rate]:
     """Return the rates of the codec on ``device``, without that of the copy.
 
     Args:
@@ -64,7 +73,7 @@ def device_rates(
         values: the gradient, a float32 tensor.
         bits: widths of codes.
         bucket_size: coordinates of a bucket.
-        seconds: tells how long one call of what it is given takes.
+        seconds: tells how long one call of what it is given takes on the device and on the host.
     """
     torch = backends.torch()
     counted = CountedDevice(device)
@@ -76,9 +85,12 @@ def device_rates(
     def measure(parts: Sequence[Any], config: QuantiserConfig, ranks: Sequence[int], dtype: str = "float32") -> None:
         elements = sum(int(part.numel()) for part in parts)
         for operation, records, work in _operations(codec, parts, config, ranks):
+            taken, host = seconds(work)
             rates.append(
                 Rate(
-                    *("cuda", operation, config.bits, records, elements, elements / seconds(work)),
+                    *("cuda", operation, config.bits, records, elements, elements / taken),
+                    bucket_size=config.bucket_size if config.bucket_size != bucket_size else 0,
+                    host_microseconds=1e6 * host,
                     rotate=config.rotate,
                     rounding=config.rounding,
                     dtype=dtype,
@@ -96,6 +108,8 @@ def device_rates(
             measure([values.to(dtype)], plain, (1,), name)
         for config in (plain, rotated):
             measure(model, config, ())
+        for size in OTHER_BUCKETS:
+            measure([values], replace(plain, bucket_size=size), (1,))
     codec.raise_for_damage()
     return rates
 
@@ -138,17 +152,20 @@ def _operations(
             yield "recode", added, recode
 
 
-def _seconds(work: Work, repeats: int) -> float:
-    """Return the seconds of one call, the best of ``repeats`` measurements by events on the current stream."""
+def _seconds(work: Work, repeats: int) -> tuple[float, float]:
+    """Return the seconds of one call on the current stream and on the host, the best of ``repeats`` measurements."""
     torch = backends.torch()
     work()
-    best = float("inf")
+    best = host = float("inf")
     for _ in range(repeats):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(AHEAD_CYCLES)
         start.record()
+        begun = time.perf_counter()
         for _ in range(CALLS):
             work()
+        host = min(host, (time.perf_counter() - begun) / CALLS)
         end.record()
         end.synchronize()
         best = min(best, start.elapsed_time(end) / 1e3 / CALLS)
-    return best
+    return best, host

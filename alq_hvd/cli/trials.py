@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -45,7 +46,22 @@ def horovod() -> str:
     hvd = backends.horovod()
     built = {"MPI": hvd.mpi_built(), "Gloo": hvd.gloo_built(), "NCCL": bool(hvd.nccl_built())}
     parts = [f"with {name}" if there else f"without {name}" for name, there in built.items()]
-    return ", ".join([importlib.metadata.version("horovod"), *parts])
+    return ", ".join([importlib.metadata.version("horovod"), *parts, *(_gpu_collectives() if built["NCCL"] else [])])
+
+
+def _gpu_collectives() -> list[str]:
+    """Return what the environment says of the two collectives of ``device_records``: Horovod itself does not tell.
+
+    They are built for NCCL one by one; where they are not, Horovod carries tensors of a GPU by way of the host.
+    """
+    asked = {name: os.environ.get(name) or os.environ.get("HOROVOD_GPU_OPERATIONS") for name in _GPU_COLLECTIVES}
+    if set(asked.values()) == {"NCCL"}:
+        return ["all-gather and all-to-all of GPU tensors over NCCL, if it was built as this environment says"]
+    said = ", ".join(f"{name}={value or '(not set)'}" for name, value in asked.items())
+    return [f"not known to carry GPU tensors over NCCL ({said}): device_records needs both built with NCCL"]
+
+
+_GPU_COLLECTIVES = ("HOROVOD_GPU_ALLGATHER", "HOROVOD_GPU_ALLTOALL")
 
 
 def mpi4py() -> str:

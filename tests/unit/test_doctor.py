@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -128,3 +129,26 @@ def test_missing_numpy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert not finding.works
         assert finding.detail == "ModuleNotFoundError: No module named 'numpy'"
     assert "pip install 'numpy" in by_name["numpy"].remedy
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"HOROVOD_GPU_OPERATIONS": "NCCL"}, "all-gather and all-to-all of GPU tensors over NCCL, if it was built"),
+        ({"HOROVOD_GPU_ALLGATHER": "NCCL", "HOROVOD_GPU_ALLTOALL": "MPI"}, "not known to carry GPU tensors over NCCL"),
+        ({}, "HOROVOD_GPU_ALLTOALL=(not set)"),
+    ],
+)
+def test_nccl_is_not_taken_for_a_way_of_records(
+    environment: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Horovod says that it has NCCL, not which collectives use it: the environment is all there is to look at."""
+    built = SimpleNamespace(mpi_built=lambda: True, gloo_built=lambda: True, nccl_built=lambda: 21801)
+    monkeypatch.setattr(trials.backends, "horovod", lambda: built)
+    for name in ("HOROVOD_GPU_OPERATIONS", "HOROVOD_GPU_ALLGATHER", "HOROVOD_GPU_ALLTOALL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert said in trials.horovod()
+    built.nccl_built = lambda: 0
+    assert trials.horovod().endswith("without NCCL")
