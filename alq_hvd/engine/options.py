@@ -18,6 +18,9 @@ from alq_hvd.quantiser.methods import Method, method, name_of, usual_bits
 from alq_hvd.quantiser.policies import Policy
 from alq_hvd.quantiser.record import MAXIMUM_ELEMENTS
 
+SMALLEST_COMPRESSED = 64
+"""Coordinates. In float32 they are 256 bytes, two thirds of a 3-bit bucket of 1024: little to gain, much to spoil."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -64,7 +67,9 @@ class Options:
         schedule: when levels are fitted; see ``Schedule.parse``.
         seed: of the stochastic rounding.
         fusion_elements: coordinates that travel together. More: fewer collectives, less overlap with the backward pass.
-        min_elements: smaller gradients are left to the host's all-reduce, exact.
+        min_elements: smaller gradients are left to the host's all-reduce, exact; so are those of fewer than 64
+            coordinates, whatever is given here. A bucket has one norm: a scalar whose gradient is large would drown
+            its neighbours.
         measure_every: steps between two measurements of this rank's quantisation variance, on which error feedback
             relies.
         codec: ``"auto"`` (``"cuda"`` for gradients on a GPU when cupy is installed, else ``"native"`` when compiled),
@@ -174,6 +179,11 @@ class Options:
             raise ConfigurationError(f"bits: expected one width, or one for each of two shots, got {self.bits!r}")
         if self._most_shots == 1:
             raise ConfigurationError(f"bits: {self.exchange} quantises once and takes one width, got {self.bits!r}")
+
+    @property
+    def least_elements(self) -> int:
+        """Return how many coordinates a gradient has at least that is compressed."""
+        return max(self.min_elements, SMALLEST_COMPRESSED)
 
     @property
     def bits_of_shots(self) -> tuple[int, ...]:

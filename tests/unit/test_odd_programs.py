@@ -106,13 +106,13 @@ class _Counted:
 def test_the_work_of_a_step_grows_with_the_number_of_fusion_groups_and_not_with_a_power_of_it() -> None:
     def program(ranks: LoopbackCommunicator, groups: int) -> int:
         counting = Counting(ranks)
-        parameters = {f"p{index}": torch.nn.Parameter(torch.zeros(8)) for index in range(groups)}
+        parameters = {f"p{index}": torch.nn.Parameter(torch.zeros(64)) for index in range(groups)}
         compression = compressor(counting, parameters, method="qsgdinf", exchange="two_shot", min_elements=1,
-                                 fusion_elements=8, measure_every=10**6)  # type: ignore[arg-type]  # fmt: skip
+                                 fusion_elements=64, measure_every=10**6)  # type: ignore[arg-type]  # fmt: skip
         for step in range(2):
             counting.asked = 0
             for parameter in parameters.values():
-                parameter.grad = torch.full((8,), float(step))
+                parameter.grad = torch.full((64,), float(step))
             reduce_gradients(ranks, compression, named_gradients(parameters))
         return counting.asked
 
