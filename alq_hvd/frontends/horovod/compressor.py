@@ -111,8 +111,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
 
     def _keys_under(self, options: Options, codecs: Codecs) -> Keys:
         if self._named is None:
-            return CallOrderKeys(options.min_elements, options.fusion_elements, codecs.place)
-        return IdentityKeys(self._named, options.min_elements, options.fusion_elements, codecs.place)
+            return CallOrderKeys(options.least_elements, options.fusion_elements, codecs.place)
+        return IdentityKeys(self._named, options.least_elements, options.fusion_elements, codecs.place)
 
     def _make_transport(self) -> Transport:
         if self._communicator is not None and not isinstance(self._communicator, HorovodCommunicator):
