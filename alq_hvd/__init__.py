@@ -17,24 +17,44 @@ from alq_hvd.version import __version__
 if TYPE_CHECKING:
     from alq_hvd import weights
     from alq_hvd.engine.adaptation.schedule import Schedule
+    from alq_hvd.frontends import fsdp
+    from alq_hvd.frontends.functional import Allreduce, allreduce_
     from alq_hvd.frontends.horovod.compression import Compression
     from alq_hvd.quantiser.levels import Levels
     from alq_hvd.quantiser.statistics import GradientStatistics
 
-__all__ = ["AlqError", "Compression", "GradientStatistics", "Levels", "Schedule", "__version__", "errors", "weights"]
+__all__ = [
+    "Allreduce",
+    "AlqError",
+    "Compression",
+    "GradientStatistics",
+    "Levels",
+    "Schedule",
+    "__version__",
+    "allreduce_",
+    "errors",
+    "fsdp",
+    "weights",
+]
 
 
 _LAZY = {
+    "Allreduce": "alq_hvd.frontends.functional",
     "Compression": "alq_hvd.frontends.horovod.compression",
     "GradientStatistics": "alq_hvd.quantiser.statistics",
     "Levels": "alq_hvd.quantiser.levels",
     "Schedule": "alq_hvd.engine.adaptation.schedule",
+    "allreduce_": "alq_hvd.frontends.functional",
 }
 
 
+_ROOMS = {"fsdp": "alq_hvd.frontends.fsdp", "weights": "alq_hvd.weights"}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "weights":
-        return import_module("alq_hvd.weights")
+    if name in _ROOMS:
+        log.start()
+        return import_module(_ROOMS[name])
     if name in _LAZY:
         log.start()
         return getattr(import_module(_LAZY[name]), name)

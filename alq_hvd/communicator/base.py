@@ -17,6 +17,8 @@ Result = TypeVar("Result")
 ResultOut = TypeVar("ResultOut", covariant=True)
 DEFAULT_TIMEOUT = 600.0
 """Seconds after which a collective that nobody completes becomes an error instead of a hang."""
+SECOND_LANE = (".shot1", ".spread")
+"""Ends of the names of collectives that follow another one of the same fusion group, and pass others on their way."""
 _SHORTEST_NAP, _LONGEST_NAP = 2e-5, 1e-3
 _LARGEST_PIECE = 2**30
 

@@ -1,4 +1,4 @@
-"""Collectives of bytes through mpi4py, on a communicator of our own beside Horovod's: the path of the levels."""
+"""Collectives of bytes through mpi4py, on communicators of our own: levels beside Horovod, or all of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from alq_hvd import backends
-from alq_hvd.communicator.base import DEFAULT_TIMEOUT, Payload, Pending, Polled, Result
+from alq_hvd.communicator.base import DEFAULT_TIMEOUT, SECOND_LANE, Payload, Pending, Polled, Result
 from alq_hvd.errors import BackendUnavailable
 
 
@@ -17,15 +17,18 @@ from alq_hvd.errors import BackendUnavailable
 class MpiCommunicator:
     """Move bytes with MPI's non-blocking collectives; see ``Communicator``.
 
-    MPI matches collectives by order, not by name: all ranks must start them in the same order.
+    MPI matches collectives by order, not by name: all ranks must start them in the same order, but for those that
+    follow others of their fusion group, which need a lane of their own (see ``SECOND_LANE``).
 
     Attributes:
         comm: a duplicate of ours, an ``mpi4py.MPI.Comm``; no other traffic may use it.
         timeout: seconds a collective may take.
+        second: another duplicate, the second lane; ``None`` where nothing but statistics and levels travels.
     """
 
     comm: Any
     timeout: float = DEFAULT_TIMEOUT
+    second: Any = None
     _mpi: Any = field(default_factory=backends.mpi, repr=False)
 
     @classmethod
@@ -42,6 +45,14 @@ class MpiCommunicator:
         world = mpi.COMM_WORLD
         group = world.Get_group().Incl(list(ranks))
         return cls(world.Create_group(group), timeout)
+
+    @classmethod
+    def beside(cls, comm: Any, timeout: float = DEFAULT_TIMEOUT) -> MpiCommunicator:
+        """Return a communicator of records over duplicates of ``comm``; every rank of it must call this."""
+        return cls(comm.Dup(), timeout, comm.Dup())
+
+    def _lane(self, name: str) -> Any:
+        return self.comm if self.second is None or not name.endswith(SECOND_LANE) else self.second
 
     @property
     def rank(self) -> int:
@@ -61,9 +72,9 @@ class MpiCommunicator:
     def allgather(self, payload: Payload, name: str) -> Pending[list[Payload]]:
         """Give every rank's payload to every rank."""
         lengths = np.empty(self.size, dtype=np.int64)
-        self._finish(self.comm.Iallgather(np.array([len(payload)], dtype=np.int64), lengths), name)
+        self._finish(self._lane(name).Iallgather(np.array([len(payload)], dtype=np.int64), lengths), name)
         received = np.empty(int(lengths.sum()), dtype=np.uint8)
-        request = self.comm.Iallgatherv(payload, [received, lengths, _starts(lengths), self._mpi.BYTE])
+        request = self._lane(name).Iallgatherv(payload, [received, lengths, _starts(lengths), self._mpi.BYTE])
         return self._pending(request, name, lambda: np.split(received, np.cumsum(lengths)[:-1]), payload)
 
     def alltoall(self, payloads: Sequence[Payload], name: str, *, alike: bool = False) -> Pending[list[Payload]]:
@@ -71,25 +82,27 @@ class MpiCommunicator:
         mine = np.array([len(payload) for payload in payloads], dtype=np.int64)
         theirs = np.full_like(mine, mine[self.rank])
         if not alike:
-            self._finish(self.comm.Ialltoall(mine, theirs), name)
+            self._finish(self._lane(name).Ialltoall(mine, theirs), name)
         sent, received = np.concatenate(payloads), np.empty(int(theirs.sum()), dtype=np.uint8)
         byte = self._mpi.BYTE
-        request = self.comm.Ialltoallv([sent, mine, _starts(mine), byte], [received, theirs, _starts(theirs), byte])
+        request = self._lane(name).Ialltoallv(
+            [sent, mine, _starts(mine), byte], [received, theirs, _starts(theirs), byte]
+        )
         return self._pending(request, name, lambda: np.split(received, np.cumsum(theirs)[:-1]), sent)
 
     def gather(self, payload: Payload, root: int, name: str) -> Pending[list[Payload]]:
         """Give every rank's payload to ``root``."""
         lengths = np.zeros(self.size, dtype=np.int64)
-        self._finish(self.comm.Igather(np.array([len(payload)], dtype=np.int64), lengths, root), name)
+        self._finish(self._lane(name).Igather(np.array([len(payload)], dtype=np.int64), lengths, root), name)
         received = np.empty(int(lengths.sum()), dtype=np.uint8)
-        request = self.comm.Igatherv(payload, [received, lengths, _starts(lengths), self._mpi.BYTE], root)
+        request = self._lane(name).Igatherv(payload, [received, lengths, _starts(lengths), self._mpi.BYTE], root)
         parts = np.cumsum(lengths)[:-1]
         return self._pending(request, name, lambda: np.split(received, parts) if self.rank == root else [], payload)
 
     def broadcast(self, payload: Payload, root: int, name: str) -> Pending[Payload]:
         """Give the payload of ``root`` to every rank."""
         buffer = payload.copy()
-        return self._pending(self.comm.Ibcast(buffer, root), name, lambda: buffer, buffer)
+        return self._pending(self._lane(name).Ibcast(buffer, root), name, lambda: buffer, buffer)
 
     def _pending(self, request: Any, name: str, collect: Callable[[], Result], kept_alive: Payload) -> Polled[Result]:
         # MPI reads the send buffer until the request completes; the closure keeps it alive.

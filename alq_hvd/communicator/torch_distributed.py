@@ -12,13 +12,11 @@ from typing import Any, Generic
 import numpy as np
 
 from alq_hvd import backends
-from alq_hvd.communicator.base import DEFAULT_TIMEOUT, Payload, Pending, Result, timed_out
+from alq_hvd.communicator.base import DEFAULT_TIMEOUT, SECOND_LANE, Payload, Pending, Result, timed_out
 from alq_hvd.errors import BackendUnavailable, CommunicationTimeout, ConfigurationError
 
 Tensor = Any
 """A torch.Tensor of bytes, torch.uint8[n]; torch is imported in one place only."""
-SECOND_LANE = (".shot1", ".spread")
-"""Ends of the names of collectives that follow another one of the same fusion group, and pass others on their way."""
 
 
 class TorchCommunicator:

@@ -22,6 +22,7 @@ from alq_hvd.errors import AlqError, CallOrderError, StateError, WireFormatError
 from alq_hvd.exchange.base import Shot, Task
 from alq_hvd.exchange.break_even import Decision
 from alq_hvd.exchange.in_flight import GroupsInFlight
+from alq_hvd.exchange.kinds import ExchangeKind
 from alq_hvd.exchange.ledger import Ledger
 from alq_hvd.exchange.plain import PlainAllreduce
 from alq_hvd.exchange.residuals import Owner
@@ -66,6 +67,7 @@ class Aggregator:
         sampled: levels are fitted to what ``sample`` is given, not to the gradients of the scheduled step.
         loss_scale: returns by what the open step's gradients are multiplied, for error feedback; ``None`` where nobody
             says.
+        exchange: to take whatever the options name; ``None`` for what they name.
 
     Attributes:
         shots: the quantised hops with their levels.
@@ -79,12 +81,13 @@ class Aggregator:
         *,
         sampled: bool = False,
         loss_scale: LossScale | None = None,
+        exchange: ExchangeKind | None = None,
     ) -> None:
         self._options = options
         self._codec = codec
         self.ledger = Ledger()
         self.step = 0
-        self.exchange = ChosenExchange(options)
+        self.exchange = ChosenExchange(options, exchange)
         self._feedback = ErrorFeedback(options.error_feedback, loss_scale)
         self.shots = AdaptiveShots(options, self.exchange, self.ledger, sampled=sampled)
         self.disconnect()
@@ -147,23 +150,24 @@ class Aggregator:
         """Return whether ``sample`` is to be called before the open step ends."""
         return self.shots.samples(self.step)
 
-    def start(self, group: int, values: Values, codec: Codec | None = None) -> None:
+    def start(self, group: int, values: Values, codec: Codec | None = None, *, out: Values | None = None) -> None:
         """Encode ``values`` and start their exchange; they belong to it until ``result`` has written the sum there.
 
         Args:
             group: the same number for the same gradients on every rank.
             values: of the group, where ``codec`` takes them.
             codec: of this group; the one given to ``Aggregator`` when ``None``.
+            out: where the sum goes, elsewhere than over ``values``; a reduce-scatter writes that of one chunk.
         """
-        codec, world = codec or self._codec, self._world
+        codec, world, out = codec or self._codec, self._world, values if out is None else out
         if not world.open:
             self._feedback.begin_step()
-        world.open.append((codec, values))
+        world.open.append((codec, out))
         if codec not in world.used:
             world.used.append(codec)
         task = self._task(f"group{group}", group, codec)
         self.shots.start()
-        world.in_flight.start(group, self.exchange(values, task), values)
+        world.in_flight.start(group, self.exchange(values, task), out)
 
     def advance(self) -> None:
         """Move every group forward whose collective has arrived, without waiting."""

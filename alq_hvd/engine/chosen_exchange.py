@@ -40,14 +40,18 @@ class ChosenExchange:
 
     All ranks must agree on: the options.
 
+    Args:
+        options: name the exchange, or leave the choice.
+        only: is taken, whatever the options name.
+
     Attributes:
         decision: of ``choose_by_time``; ``None`` before.
         remembered: the latest decision, of this world or of a loaded state, with the number of ranks that took it, as
             plain values.
     """
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def __init__(self, options: Options, only: ExchangeKind | None = None) -> None:
+        self._options, self._only = options, only
         self.remembered: dict[str, Any] | None = None
         self.disconnect()
 
@@ -58,8 +62,8 @@ class ChosenExchange:
 
     def connect(self, transport: Transport) -> None:
         """Take the exchange that the options name, or that sends the fewest bytes."""
-        options, communicator = self._options, transport.gradients
-        kind = choose(options.exchange, communicator.size, options.bits_of_shots, options.bucket_size)
+        options, size = self._options, transport.gradients.size
+        kind = self._only or choose(options.exchange, size, options.bits_of_shots, options.bucket_size)
         nodes = transport.nodes(options.ranks_per_node, self._nodes_name) if kind.needs_nodes else None
         self._chosen = _Chosen(transport, kind, self._made(kind, transport, nodes))
 

@@ -14,6 +14,8 @@ from alq_hvd.errors import CallOrderError, ConfigurationError, UnsupportedTensor
 
 Sampler = Callable[[], Iterable[Mapping[str, Any]]]
 """Return gradients of extra minibatches, each by the names of ``named_parameters``."""
+CONVERTIBLE = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
+"""Dtypes for which float32 can stand."""
 
 
 class FusionGroups:
@@ -116,12 +118,15 @@ def is_dense_float(tensor: Any) -> bool:
     return bool(strided and tensor.is_floating_point() and not tensor.requires_grad)
 
 
+def is_convertible(tensor: Any) -> bool:
+    """Return whether float32 can stand for the tensor's dtype."""
+    return str(tensor.dtype) in CONVERTIBLE
+
+
 def require_convertible(tensor: Any) -> None:
     """Raise ``UnsupportedTensor`` unless float32 can stand for the tensor's dtype."""
-    torch = backends.torch()
-    supported = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    if tensor.dtype not in supported:
-        names = ", ".join(str(dtype) for dtype in supported)
+    if not is_convertible(tensor):
         raise UnsupportedTensor(
-            f"expected a gradient of dtype {names}, got {tensor.dtype}: exclude it from named_parameters"
+            f"expected a gradient of dtype {', '.join(CONVERTIBLE)}, got {tensor.dtype}: exclude it from "
+            "named_parameters"
         )

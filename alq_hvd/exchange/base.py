@@ -170,10 +170,15 @@ class Hop:
         if residual is not None and held is not None:
             residual += held
 
-    def observe(self) -> None:
-        """Tell the observer, if there is one, once a collective is under way and time would pass anyway."""
+    def observe(self, start: int = 0, stop: int | None = None) -> None:
+        """Tell the observer, if there is one, once a collective is under way and time would pass anyway.
+
+        Args:
+            start, stop: of the values that were encoded as one record.
+        """
         if self.task.observe is not None:
-            self.task.observe(self.shot, self.seen, self.task.key(self.shot, self.element))
+            seen = self.seen[start : len(self.values) if stop is None else stop]
+            self.task.observe(self.shot, seen, self.task.key(self.shot, self.element + start))
 
 
 class ExchangeFunction(Protocol):
