@@ -249,7 +249,8 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
             losses.append(train(model, images, epochs, seed))
             accuracies.append(accuracy(model, images[2], images[3]))
         row = {"accumulators": name, "accuracy": accuracies, "mean": statistics.mean(accuracies), "loss": losses}
-        row["less fp32"] = row["mean"] - (rows[0]["mean"] if rows else row["mean"])
+        same_seeds = (rows[0]["accuracy"] if rows else accuracies)[: len(accuracies)]
+        row["less fp32"] = row["mean"] - statistics.mean(same_seeds)
         rows.append(row)
         say(row)
     return {"images": examples, "side": 14, "epochs": epochs, "seeds": args.seeds, "rows": rows, "widths": widths}

@@ -42,5 +42,5 @@ def draw(result: dict[str, Any], path: Path) -> None:
         right.set_yticks(range(len(rows)), [row["accumulators"] for row in rows])
         right.invert_yaxis()
         right.set(xlabel="test accuracy, %", title=f"ResNet-8, emulated, {len(result['training']['seeds'])} seeds")
-        right.legend(fontsize=8, loc="lower left")
+        right.legend(fontsize=8, loc="upper left")
     figure.savefig(path, dpi=110)
