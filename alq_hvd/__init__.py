@@ -1,8 +1,8 @@
 """Packed low-bit gradients with learned levels, through the stock Horovod keyword.
 
 ``alq_hvd.Compression.alq(bits=3, named_parameters=model.named_parameters())`` goes into
-``hvd.DistributedOptimizer(compression=...)``. Importing this package imports nothing heavy: torch, Horovod and NumPy
-come with the first use of a name that needs them.
+``hvd.DistributedOptimizer(compression=...)``; ``alq_hvd.ddp`` does the same for ``DistributedDataParallel``. Importing
+this package imports nothing heavy: torch, Horovod and NumPy come with the first use of a name that needs them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from alq_hvd.version import __version__
 if TYPE_CHECKING:
     from alq_hvd import weights
     from alq_hvd.engine.adaptation.schedule import Schedule
-    from alq_hvd.frontends import fsdp
+    from alq_hvd.frontends import ddp, fsdp
     from alq_hvd.frontends.functional import Allreduce, allreduce_
     from alq_hvd.frontends.horovod.compression import Compression
     from alq_hvd.quantiser.levels import Levels
@@ -32,6 +32,7 @@ __all__ = [
     "Schedule",
     "__version__",
     "allreduce_",
+    "ddp",
     "errors",
     "fsdp",
     "weights",
@@ -48,7 +49,7 @@ _LAZY = {
 }
 
 
-_ROOMS = {"fsdp": "alq_hvd.frontends.fsdp", "weights": "alq_hvd.weights"}
+_ROOMS = {"ddp": "alq_hvd.frontends.ddp", "fsdp": "alq_hvd.frontends.fsdp", "weights": "alq_hvd.weights"}
 
 
 def __getattr__(name: str) -> Any:

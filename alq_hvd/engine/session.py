@@ -22,7 +22,7 @@ from alq_hvd.exchange.base import Task
 from alq_hvd.exchange.break_even import PLAIN
 from alq_hvd.exchange.in_flight import GroupsInFlight
 from alq_hvd.exchange.ledger import Ledger
-from alq_hvd.exchange.plain import GatheredAllreduce, PlainExchange
+from alq_hvd.exchange.plain import GatheredAllreduce, PlainAllreduce, PlainExchange
 from alq_hvd.version import __version__
 
 
@@ -50,6 +50,7 @@ class Session:
         sampler: levels are fitted to the gradients it returns, and not to those of the scheduled step.
         overwrites: gradients that were filled in are overwritten with their means.
         loss_scale: returns by what gradients are multiplied at present; for error feedback.
+        in_order: groups leave in their own order, and wait for each other: the host pairs collectives by order.
 
     Attributes:
         rank, size: in the present world; 0 before there is one.
@@ -67,12 +68,13 @@ class Session:
         sampler: Sampler | None = None,
         overwrites: bool = True,
         loss_scale: LossScale | None = None,
+        in_order: bool = False,
     ) -> None:
         self.codecs = codecs or Codecs(options.codec)
         self._make_transport = transport
         self._transport: Transport | None = None
         self._sampler, self._loss_scale = sampler, loss_scale
-        self._overwrites = overwrites
+        self._overwrites, self._in_order = overwrites, in_order
         self.is_reconfigured = False
         self.aggregator = self._under(options)
         self.reset()
@@ -116,6 +118,7 @@ class Session:
         self.attendance: Attendance | None = None
         self._asked: Pending[Attendance] | None = None
         self._ready: list[tuple[int, Values, Codec]] = []
+        self._next = 0
 
     @property
     def transport(self) -> Transport:
@@ -286,15 +289,25 @@ class Session:
 
     def _start_ready(self) -> None:
         ready, self._ready = self._ready, []
+        ready.sort(key=lambda waiting: waiting[0] if self._in_order else 0)
         for group, values, codec in ready:
+            if self._in_order and group > self._next:
+                self._ready.append((group, values, codec))
+                continue
+            self._next += 1
             if self._quantises:
                 self.aggregator.start(group, values, codec)
             else:
                 self._exact.start(group, self._exact_exchange(values, self._exact_task(group, codec)), values)
 
     @property
+    def plain(self) -> PlainAllreduce:
+        """Return the host's all-reduce, or what stands for one where there is none."""
+        return self.transport.plain or GatheredAllreduce(self.transport.gradients)
+
+    @property
     def _exact_exchange(self) -> PlainExchange:
-        return PlainExchange(self.transport.plain or GatheredAllreduce(self.transport.gradients))
+        return PlainExchange(self.plain)
 
     def _exact_task(self, group: int, codec: Codec) -> Task:
         return Task(
