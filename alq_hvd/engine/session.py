@@ -222,15 +222,18 @@ class Session:
     def start(self, group: int, values: Values, codec: Codec) -> None:
         """Start the exchange of a complete group, as soon as it is known who takes part."""
         self._ready.append((group, values, codec))
-        self.advance()
+        self._start_if_known()
 
     def advance(self) -> None:
-        """Move on what has arrived, without waiting."""
+        """Move on what has arrived, without waiting: groups under way, then those that wait to know who takes part."""
+        (self.aggregator if self._quantises else self._exact).advance()
+        self._start_if_known()
+
+    def _start_if_known(self) -> None:
         if self.attendance is None and self._asked is not None and self._asked.done():
             self.attend()
         if self.attendance is not None:
             self._start_ready()
-        (self.aggregator if self._quantises else self._exact).advance()
 
     def flush(self) -> None:
         """Make sure that all groups handed over are on their way; wait for nothing but who takes part."""

@@ -37,6 +37,15 @@ class InFlight:
         """Return whether a collective is under way."""
         return self._pending is not None
 
+    @property
+    def leaves(self) -> bool:
+        """Return whether records are still on their way from the device; asking starts their collective if not."""
+        pending = self._pending
+        if not isinstance(pending, StagedPending) or pending.started is not None:
+            return False
+        pending.done()
+        return pending.started is None
+
     def reach(self, collectives: int) -> None:
         """Wait until this many collectives have arrived, so that the next one is on its way."""
         while self._pending is not None and self.arrived < collectives:
@@ -88,16 +97,18 @@ class GroupsInFlight:
         self._ledger = ledger
         self._groups: dict[int, _Group] = {}
         self._stages: defaultdict[int, deque[InFlight]] = defaultdict(deque)  # by collectives that have arrived
+        self._leaving: deque[InFlight] = deque()  # whose records may still be on a device
         self._settled = False
 
     def start(self, group: int, exchange: Exchange, values: Values) -> None:
         """Start the exchange of ``group``; its result will be written over ``values``."""
         self._groups[group] = _Group(InFlight(exchange, self._ledger), values)
         self._stages[0].append(self._groups[group].exchange)
+        self._leaving.append(self._groups[group].exchange)
         self._settled = False
 
     def advance(self) -> None:
-        """Move groups forward whose collective has arrived, without waiting."""
+        """Move groups forward whose records have left their device, or whose collective arrived, without waiting."""
         for stage in range(len(self._stages)):
             waiting = self._stages[stage]
             # What `_settle` has moved on still stands in the queue of the stage in which it found it.
@@ -105,6 +116,9 @@ class GroupsInFlight:
                 moved = waiting.popleft()
                 if moved.travels:
                     self._stages[moved.arrived].append(moved)
+                    self._leaving.append(moved)
+        while self._leaving and not self._leaving[0].leaves:
+            self._leaving.popleft()
 
     def finish(self, group: int, scale: float, collectives: int) -> Values:
         """Wait for ``group``, and return its values, where ``scale`` times the sum now is.
@@ -128,4 +142,5 @@ class GroupsInFlight:
             for exchange in ordered:
                 exchange.start()
         self._stages.clear()
+        self._leaving.clear()
         self._settled = True

@@ -157,8 +157,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         if not session.is_open:
             session.begin(repeats=self._keys.is_untouched(slot, tensor))
         if session.is_laid_out:
+            session.advance()  # first: what has arrived has waited longer
             session.fill(slot, tensor)
-            session.advance()
         else:
             self._stage(slot, tensor)
         self._outstanding += 1
