@@ -87,7 +87,7 @@ def test_cuda_gradients_go_to_the_host_without_cupy(no_cupy: None, caplog: pytes
 
 def test_cuda_gradients_are_told_by_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "cupy", lambda: None)
-    monkeypatch.setattr(cuda_device, "_capability", lambda number: (9, 0) if number else (7, 5))
+    monkeypatch.setattr(cuda_device, "_capability", lambda number: 90 if number else 75)
     assert CudaDevices().of(GRADIENT) is None
     assert CudaDevices().of(on_gpu(1)) == CudaDevice(1)
     with pytest.raises(BackendUnavailable, match=r"compute capability 8.0 or newer, got 7.5 on cuda:0"):
