@@ -232,6 +232,13 @@ class Options:
             return False
         return bool(method.initial(bits).values.all()) if self.dither is None else self.dither
 
+    def correlates_on(self, device: bool) -> bool:
+        """Return whether ranks share out what rounding draws, for gradients of a device or of the host.
+
+        Kernels know no strata yet: on a device only where that was asked for, since the host would have to encode.
+        """
+        return self.correlates and (self.correlated is True or not device)
+
     @property
     def correlates(self) -> bool:
         """Return whether ranks share out what rounding draws."""

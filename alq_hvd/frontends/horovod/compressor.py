@@ -88,6 +88,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             overwrites=self._keys.overwrites,
             loss_scale=None if grad_scaler is None else grad_scaler.get_scale,
         )
+        self.options = self._session.options
         self._torch = backends.torch()
         self._passed_elements_last_step = 0
         self.reset()
