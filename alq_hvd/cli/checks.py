@@ -47,6 +47,24 @@ MAIN_JOB: tuple[tuple[str, ...], ...] = (
     ("transport horovod over MPI", "transport horovod over Gloo"),
 )
 """What the main job needs: of each group, one name is enough."""
+_OVER_TORCH = (
+    ("python",),
+    ("numpy",),
+    ("scipy",),
+    ("torch",),
+    ("codec native", "codec reference"),
+    ("transport torch over Gloo",),
+)
+FRONT_ENDS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "Horovod": MAIN_JOB,
+    "DDP": _OVER_TORCH,
+    "FSDP2": _OVER_TORCH,
+    "plain calls": _OVER_TORCH,
+}
+"""What each front end needs, in the same form. Plain calls over MPI need the check of mpi4py instead of torch's."""
+
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python")
 
 
 def find_program(name: str) -> str | None:
@@ -74,6 +92,7 @@ def checks() -> list[Check]:
         Check("transport horovod over MPI", "horovod-ranks", everything or SYSTEM_MPI, over_mpi),
         Check("transport horovod over Gloo", "horovod-ranks", everything or SYSTEM_MPI, over_gloo),
         Check("transport mpi (levels)", "mpi-ranks", everything or SYSTEM_MPI, over_mpi),
+        Check("transport torch over Gloo", "torch-ranks", everything or f"{pip} torch", TORCHRUN),
     ]
 
 
@@ -94,6 +113,6 @@ def cupy_remedy(pip: str) -> str:
     return f"{pip} 'cupy-cuda{major}x>=14,<15'"
 
 
-def unmet(working: Sequence[str]) -> list[str]:
-    """Return what the main job lacks when only the checks named in ``working`` succeeded."""
-    return [" or ".join(group) for group in MAIN_JOB if not set(group) & set(working)]
+def unmet(working: Sequence[str], needed: Sequence[tuple[str, ...]] = MAIN_JOB) -> list[str]:
+    """Return what the main job, or what else is ``needed``, lacks when only the checks in ``working`` succeeded."""
+    return [" or ".join(group) for group in needed if not set(group) & set(working)]

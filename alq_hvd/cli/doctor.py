@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from alq_hvd.cli import Subparsers
-from alq_hvd.cli.checks import MAIN_JOB, SYSTEM_MPI, Check, checks, find_program, set_up_command, unmet
+from alq_hvd.cli.checks import FRONT_ENDS, MAIN_JOB, SYSTEM_MPI, Check, checks, find_program, set_up_command, unmet
 
 OLDEST_PYTHON = (3, 10)
 RANKS_ENVIRONMENT = {
@@ -50,12 +50,23 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Print the report; return 0 when the main job could run here, 1 otherwise."""
     findings = examine(checks(), args.timeout)
-    lacking = unmet([finding.name for finding in findings if finding.works])
+    working = [finding.name for finding in findings if finding.works]
+    lacking, of_front_ends = unmet(working), {name: unmet(working, needed) for name, needed in FRONT_ENDS.items()}
     if args.json:
-        report = {"can_run_main_job": not lacking, "lacking": lacking, "findings": [asdict(each) for each in findings]}
+        report = {
+            "can_run_main_job": not lacking,
+            "lacking": lacking,
+            "front_ends": {
+                name: {"can_run": not missing, "lacking": missing} for name, missing in of_front_ends.items()
+            },
+            "findings": [asdict(each) for each in findings],
+        }
         print(json.dumps(report, indent=2))
     else:
         print(as_text(findings, lacking))
+        for name, missing in of_front_ends.items():
+            verdict = f"can not run, it lacks {'; '.join(missing)}" if missing else "can run"
+            print(f"Front end {name}: {verdict}.")
     return 1 if lacking else 0
 
 

@@ -1,7 +1,7 @@
 """What ``alq-hvd doctor`` tries, one trial a process: a broken library may crash or hang, and only the trial falls.
 
 ``python -m alq_hvd.cli.trials NAME`` prints one line of JSON last: ``{"detail": "..."}`` or ``{"error": "..."}``. The
-trials of transports are what each rank runs under horovodrun or mpirun; rank 0 prints.
+trials of transports are what each rank runs under its launcher; rank 0 prints.
 """
 
 from __future__ import annotations
@@ -143,6 +143,18 @@ def mpi_ranks() -> str:
     return f"{hvd.size()} ranks gathered bytes beside Horovod" if hvd.rank() == 0 else ""
 
 
+def torch_ranks() -> str:
+    """Gather bytes over the ranks of torch.distributed that torchrun started."""
+    from alq_hvd.communicator.torch_distributed import TorchCommunicator
+
+    dist = backends.torch_distributed()
+    dist.init_process_group("gloo")
+    ranks = TorchCommunicator(timeout=30)
+    _gather(ranks)
+    dist.barrier()
+    return f"{ranks.size} ranks gathered bytes" if ranks.rank == 0 else ""
+
+
 def _gather(communicator: Communicator) -> None:
     import numpy as np
 
@@ -166,6 +178,7 @@ TRIALS: dict[str, Callable[[], str]] = {
     "loopback": loopback,
     "horovod-ranks": horovod_ranks,
     "mpi-ranks": mpi_ranks,
+    "torch-ranks": torch_ranks,
 }
 
 

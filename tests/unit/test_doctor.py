@@ -26,7 +26,7 @@ def test_the_main_job_can_run_here() -> None:
 
 def test_names_agree() -> None:
     known = {"python", "launcher", *(check.name for check in checks.checks())}
-    assert {name for group in checks.MAIN_JOB for name in group} <= known
+    assert {name for needed in checks.FRONT_ENDS.values() for group in needed for name in group} <= known
     assert {check.trial for check in checks.checks()} <= trials.TRIALS.keys()
     assert all(check.remedy for check in checks.checks())
 
@@ -36,6 +36,13 @@ def test_one_of_a_group_is_enough() -> None:
     assert checks.unmet(working) == []
     working.remove("codec reference")
     assert checks.unmet(working) == ["codec native or codec reference"]
+
+
+def test_ddp_needs_neither_horovod_nor_mpi() -> None:
+    working = ["python", "numpy", "scipy", "torch", "codec reference", "transport torch over Gloo"]
+    assert checks.unmet(working, checks.FRONT_ENDS["DDP"]) == checks.unmet(working, checks.FRONT_ENDS["FSDP2"]) == []
+    assert "horovod" in checks.unmet(working, checks.FRONT_ENDS["Horovod"])
+    assert checks.unmet(working[:-1], checks.FRONT_ENDS["DDP"]) == ["transport torch over Gloo"]
 
 
 def run_doctor(monkeypatch: pytest.MonkeyPatch, only: list[Check], *options: str) -> int:
@@ -59,6 +66,7 @@ def test_json_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert run_doctor(monkeypatch, [Check("numpy", "numpy", "pip install numpy")], "--json") == 1
     report = json.loads(capsys.readouterr().out)
     assert report["can_run_main_job"] is False
+    assert report["front_ends"]["DDP"]["can_run"] is False
     assert "torch" in report["lacking"] and "numpy" not in report["lacking"]
     found = {finding["name"]: finding for finding in report["findings"]}
     assert found["numpy"]["works"] is True and found["numpy"]["remedy"] == ""
