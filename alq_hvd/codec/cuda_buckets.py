@@ -97,7 +97,7 @@ def decode_runs(
     tiles = cuda_structs.decode_blocks(layout.elements, WARPS)
     blocks, chunk, fits, shared = _workplace(device, layout)
     data, ends, count = out
-    for index in range(int(described["count"])):
+    for index in range(described["count"].item()):
         first = np.uint32(index)
         summed = (described, first, group, tables, checks, _address(part))
         device.launch(cuda_names.of_width("sum_run", layout.quantiser.bits), tiles, summed)

@@ -127,8 +127,8 @@ def header(layout: RecordLayout, stamp: Stamp) -> bytes:
 
 
 def _made(data: bytes, dtype: np.dtype[np.void]) -> Struct:
-    """Return one structure; NumPy takes ten times as long to fill one field by field."""
-    made: Struct = np.frombuffer(data, dtype=dtype).reshape(())
+    """Return an array of one structure; NumPy takes ten times as long to fill one field by field."""
+    made: Struct = np.frombuffer(data, dtype=dtype)
     return made
 
 
