@@ -12,7 +12,7 @@ from tests.support.launch import PROGRAMS, run_ranks
 
 pytestmark = [pytest.mark.multirank, pytest.mark.timeout(330)]
 QUANTISED = ("two_shot", "allgather", "hierarchical", "feedback", "views", "static", "uneven", "bf16", "fp16")
-CASES = (*QUANTISED, "plain", "exact", "auto", "none", "late", "unused", "accumulated")
+CASES = (*QUANTISED, "plain", "exact", "auto", "none", "late", "unused", "accumulated", "delayed")
 
 
 @pytest.fixture(scope="module")

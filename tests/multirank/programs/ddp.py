@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -97,6 +98,26 @@ def uneven(made: Any) -> dict[str, Any]:
             wrapped(torch.ones(8, 20)).square().mean().backward()
             optimizer.step()
     return {**weights(net), "step": made.metrics()["step"]}
+
+
+def delayed(steps: int = 60) -> dict[str, Any]:
+    """Train with random waits before buckets, other ones on each rank: second shots start at other moments there."""
+    made, net, drawn = state(exchange="two_shot", schedule=20), model(), random.Random(dist.get_rank())
+
+    def late(state: Any, bucket: Any) -> Any:
+        time.sleep(0.004 * drawn.random() if drawn.random() < 0.5 else 0)
+        return alq_hvd.ddp.hook(state, bucket)
+
+    late.__annotations__.clear()  # DDP wants the very classes of torch, or none
+    wrapped = DistributedDataParallel(net, bucket_cap_mb=0.01)
+    wrapped.register_comm_hook(made, late)
+    for step in range(steps):
+        wrapped.zero_grad()
+        wrapped(torch.full((8, 20), float(step % 5))).square().mean().backward()
+        with torch.no_grad():
+            for parameter in wrapped.parameters():
+                parameter -= 0.01 * parameter.grad
+    return weights(net)
 
 
 def resumed() -> tuple[Any, Any]:
@@ -190,6 +211,7 @@ def main(results: Path) -> None:
         "bf16": train(state(exchange="two_shot"), model(torch.bfloat16)),
         "fp16": train(state(exchange="two_shot"), model(torch.float16)),
         "uneven": uneven(state(exchange="two_shot")),
+        "delayed": delayed(),
         "resumed": resumed(),
     }
     subgroup = [dist.new_group([0, 1]), dist.new_group([2, 3])][rank // 2]
