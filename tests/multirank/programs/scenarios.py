@@ -46,11 +46,14 @@ def train(
     unused_on_odd_ranks: bool = False,
     passes: int = 1,
     seed: int = 0,
+    least: int = 0,
     **optimizer_options: Any,
 ) -> dict[str, Any]:
-    """Train ``Branches`` from the same start on every rank, on each rank's own data."""
+    """Train ``Branches`` from the same start on every rank, on its own data; freeze what is smaller than ``least``."""
     torch.manual_seed(7)
     model = Branches()
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.numel() >= least)
     made = compression(model)
     optimizer = hvd.DistributedOptimizer(
         torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
@@ -180,10 +183,10 @@ def main(results: Path) -> None:
         "exact": train(compression=named("qsgdinf", bucket_size=1)),
         "none": train(compression=named("none")),
         "alq": train(compression=named()),
-        "all_compressed": train(compression=named(min_elements=0)),
-        "all_compressed_again": train(compression=named(min_elements=0)),
-        "native_codec": train(compression=named(min_elements=0, schedule=[], codec="native")),
-        "reference_codec": train(compression=named(min_elements=0, schedule=[], codec="reference")),
+        "all_compressed": train(compression=named(min_elements=0), least=64),
+        "all_compressed_again": train(compression=named(min_elements=0), least=64),
+        "native_codec": train(compression=named(min_elements=0, schedule=[], codec="native"), least=64),
+        "reference_codec": train(compression=named(min_elements=0, schedule=[], codec="reference"), least=64),
         "shuffled": train(compression=named(), shuffle=True),
         "unused": train(compression=named(), shuffle=True, unused_on_odd_ranks=True),
         "unnamed": train(compression=unnamed()),
