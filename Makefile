@@ -4,7 +4,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test compilers kernels test-horovod test-gpu fuzz bench-gpu lint bench docs clean
+.PHONY: help setup demo test compilers kernels test-horovod test-wheel test-gpu fuzz bench-gpu lint bench docs clean
 
 help: ## Show these lines.
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -31,6 +31,9 @@ test-cluster: setup ## Run the tests on several pretend hosts with a real Slurm;
 test-horovod: setup ## Run Horovod's own tests and examples with compressors of ours (docs/horovod-tests.md). ARGS=... is passed on.
 	@$(PYTHON_ENV) -m tests.upstream.run $(ARGS)
 
+test-wheel: setup ## Build the wheel and train from it in an empty environment without Horovod and MPI.
+	@./tests/wheel.sh
+
 fuzz: setup ## Feed records, states and checkpoints that nobody has written to their readers (pip install -e '.[fuzz]'). ARGS=... too.
 	@$(PYTHON_ENV) -m tests.fuzz.run --asan $(ARGS)
 
@@ -38,7 +41,7 @@ lint: setup ## Check style, format, types and shell scripts; change nothing.
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@$(PYTHON_ENV) -m mypy
-	@.venv/bin/shellcheck -x launch/*.sh .ci/run $(wildcard tests/cluster/*.sh)
+	@.venv/bin/shellcheck -x launch/*.sh .ci/run tests/*.sh $(wildcard tests/cluster/*.sh)
 
 test-gpu: setup ## Run the tests that need a CUDA device and cupy (pip install -e '.[cuda12]' or '.[cuda13]').
 	@$(PYTHON_ENV) -m pytest -m gpu tests/gpu $(ARGS)
