@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+sys.path.insert(0, str(Path(__file__).parents[3]))  # the program's own folder stands there, not the checkout
+
 import alq_hvd
 from alq_hvd.errors import AlqError
 from tests.support.forked import fork
