@@ -84,7 +84,11 @@ def test_auto_measures_decides_alike_on_every_rank_and_plain_means_exact(
 
 
 def test_horovods_timeline_shows_the_second_shot_of_one_group_before_the_first_shot_of_the_last() -> None:
-    """The last layer's gradient comes first: its sums travel while the first layer's gradient is still awaited."""
+    """The last layer's gradient comes first: its sums travel while the first layer's gradient is still awaited.
+
+    Each hook starts what earlier ones have made possible: who takes part is known one hook after the first, the sums
+    of that group follow one hook later, and the first layer's gradient comes one hook after that.
+    """
     results, _ = horovodrun(2, "timeline.py", timeout=60)
     text = results[0].rstrip().rstrip(",")
     events = json.loads(text if text.endswith("]") else text + "]")
@@ -94,7 +98,7 @@ def test_horovods_timeline_shows_the_second_shot_of_one_group_before_the_first_s
     for event in events:
         if event.get("ph") == "B" and event["pid"] in names:
             started[names[event["pid"]].rpartition("alq_hvd.")[2]] = event["ts"]  # in the last step
-    groups = [f"group{group}.shot{shot}" for group in (2, 1, 0) for shot in (0, 1)]
+    groups = [f"group{group}.shot{shot}" for group in (3, 2, 1, 0) for shot in (0, 1)]
     assert set(groups) <= set(started), started
-    assert started["group2.shot0"] < started["group2.shot1"] < started["group0.shot0"]
-    assert started["group1.shot0"] < started["group1.shot1"]
+    assert started["group3.shot0"] < started["group3.shot1"] < started["group0.shot0"]
+    assert all(started[f"group{group}.shot0"] < started[f"group{group}.shot1"] for group in (2, 1, 0))

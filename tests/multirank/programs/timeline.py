@@ -1,4 +1,4 @@
-"""Run on every rank: train three layers in three fusion groups with a slow backward pass, under Horovod's timeline.
+"""Run on every rank: train four layers in four fusion groups with a slow backward pass, under Horovod's timeline.
 
 Usage: timeline.py RESULTS_DIRECTORY
 """
@@ -35,7 +35,7 @@ class SlowBackward(torch.autograd.Function):
 
 
 hvd.init()
-layers = torch.nn.ModuleList(torch.nn.Linear(50, 50, bias=False) for _ in range(3))
+layers = torch.nn.ModuleList(torch.nn.Linear(50, 50, bias=False) for _ in range(4))
 compression = alq_hvd.Compression.qsgdinf(
     4, 64, exchange="two_shot", fusion_elements=2500, named_parameters=layers.named_parameters()
 )
