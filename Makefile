@@ -16,7 +16,7 @@ demo: setup ## Train on real images with 4 ranks (fp32, fp16, ALQ at 3 bits, EDE
 	@$(PYTHON_ENV) examples/demo.py $(ARGS)
 
 test: setup compilers ## Run all tests that need neither a GPU nor a cluster. ARGS="-k name" is passed on to pytest.
-	@$(PYTHON_ENV) -m pytest -m "not gpu and not cluster" $(ARGS)
+	@$(PYTHON_ENV) -m pytest -n 2 -m "not gpu and not cluster" $(ARGS)
 
 compilers: setup ## Fetch the older run-time compilers of CUDA (300 MB, once), with which tests compile the kernels.
 	@$(PYTHON_ENV) -m tests.support.nvrtc || test -z "$$CI"

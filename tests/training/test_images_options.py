@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from images.options import parse_options
 
+from tests.support.cases import each
+
 METHODS = {"fp32": None, "fp16": None, "alq": 3, "terngrad": 2, "none": None}
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "message"),
     [
         (["--bits", "9"], "--bits: invalid choice: 9"),
@@ -30,7 +32,7 @@ def test_bad_input_is_named(arguments: list[str], message: str, capsys: pytest.C
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "label", "output"),
     [
         ([], "alq 3 bits", "alq-3-bits"),

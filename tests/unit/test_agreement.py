@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pytest
 
 from alq_hvd.communicator.base import Payload, Pending
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
@@ -14,6 +13,7 @@ from alq_hvd.errors import LevelsMismatch
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.policies.base import LevelUpdate
 from alq_hvd.quantiser.statistics import GradientStatistics
+from tests.support.cases import each
 
 CURRENT = Levels(np.array([-1, -0.5, 0.5, 1], dtype=np.float32), version=4)
 
@@ -136,7 +136,7 @@ class Tampering:
         return Done()
 
 
-@pytest.mark.parametrize("position", [0, 4, 5, 8, 12, 16, 45])
+@each("position", [0, 4, 5, 8, 12, 16, 45])
 def test_a_damaged_announcement_is_refused_by_the_rank_that_got_it(position: int) -> None:
     def program(ranks: LoopbackCommunicator) -> str:
         try:

@@ -8,6 +8,7 @@ import pytest
 
 from alq_hvd import backends, cli
 from alq_hvd.cli.codec_rates import Rate
+from tests.support.cases import each
 
 SMALL = ["--elements", "20000", "--bucket-size", "512", "--repeats", "2"]
 
@@ -48,7 +49,7 @@ def test_shares() -> None:
     assert Rate("cuda", "decode_sum", 4, 8, 100, 5.0, 10.0).share_of_bandwidth == 0.5
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "message"),
     [
         (["--bits", "3,x"], "bits: expected numbers from 1 to 8 between commas, got '3,x'"),

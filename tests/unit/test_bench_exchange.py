@@ -12,6 +12,7 @@ import pytest
 from benchmarks import exchange
 from benchmarks.network.hosts import bits_per_second
 from benchmarks.network.ways import DEFAULTS, Constants, planned
+from tests.support.cases import each
 
 ELEMENTS = 1_000_000
 
@@ -37,7 +38,7 @@ def test_without_the_tools_it_names_the_packages(
     assert "not found: no-such-tool. apt-get install iproute2 util-linux" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
+@each(
     ("way", "bytes_per_element"),
     [("fp32", 6.0), ("fp16", 3.0), ("allgather 4", 1.512), ("two_shot 3", 0.568), ("two_shot 4,8", 1.131)],
 )

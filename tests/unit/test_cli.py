@@ -10,6 +10,7 @@ import pytest
 
 from alq_hvd import cli
 from alq_hvd.errors import ConfigurationError
+from tests.support.cases import each
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,7 +31,7 @@ def test_wrong_command_exits_2_and_lists_the_right_ones(
     assert "usage: alq-hvd" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@each("name", cli.COMMANDS)
 def test_every_command_is_a_module_with_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = importlib.import_module(f"alq_hvd.cli.{name}")
     assert callable(module.add_parser) and callable(module.run)

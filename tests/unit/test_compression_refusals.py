@@ -17,6 +17,7 @@ from alq_hvd.errors import (
     UnsupportedReduction,
     UnsupportedTensor,
 )
+from tests.support.cases import each
 from tests.support.small_model import backward, compressor, model, named_gradients
 from tests.support.stand_in import adasum, reduce_gradients
 
@@ -54,7 +55,7 @@ def test_reducescatter_is_refused() -> None:
     LoopbackWorld(2).run(program)
 
 
-@pytest.mark.parametrize(
+@each(
     ("option", "values"),
     [
         ("bits", (3, 4)),
@@ -153,7 +154,7 @@ def test_samples_need_names() -> None:
         alq_hvd.Compression.alq(sample_gradients=list)
 
 
-@pytest.mark.parametrize(
+@each(
     ("damage", "message"),
     [
         ({"bits": 4}, "bits: expected 3, got a state with 4"),
@@ -202,7 +203,7 @@ def test_a_state_loaded_on_one_rank_in_the_middle_is_found_before_a_wrong_number
     LoopbackWorld(2).run(program)
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "message"),
     [
         ({"bits": 0}, "bits"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import pytest
 from codec_cases import CODECS, uniform_levels
 from scipy import stats
 
 from alq_hvd.codec.keys import StreamKey, random_bits, stream_key
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.record import RecordLayout, Stamp
+from tests.support.cases import each
 
 COUNT = 1 << 20
 BASE = {"seed": 7, "step": 1000, "rank": 0, "group": 0, "shot": 0}
@@ -42,7 +42,7 @@ def test_a_resumed_run_continues_the_sequence() -> None:
     assert stream_key(seed=1, step=2, rank=3, group=4, shot=0) == StreamKey(3194127724, 4056860600)
 
 
-@pytest.mark.parametrize("key", neighbours(), ids=["base", *BASE])
+@each("key", neighbours())
 def test_uniform(key: StreamKey) -> None:
     counts = np.bincount((uniforms(key) * 1024).astype(int), minlength=1024)
     assert stats.chisquare(counts).pvalue > 1e-4
@@ -81,7 +81,7 @@ def test_errors_of_ranks_average_out() -> None:
     assert abs(together / (alone / 32) - 1) < 5 * np.sqrt(2 / 4096)
 
 
-@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+@each("codec", CODECS.values())
 def test_chunks_draw_what_the_whole_would(codec) -> None:  # type: ignore[no-untyped-def]
     config, levels, key = QuantiserConfig(3, 1024), uniform_levels(3), stream_key(**BASE)
     values = np.random.default_rng(0).normal(size=4096).astype(np.float32)

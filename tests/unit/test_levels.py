@@ -6,6 +6,7 @@ import pytest
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import MINIMUM_GAP, Levels
+from tests.support.cases import each
 
 THREE_BITS = np.array([-1, -0.5, -0.25, -0.125, 0.125, 0.25, 0.5, 1], dtype=np.float32)
 
@@ -19,7 +20,7 @@ def test_values_are_read_only_float32_whatever_they_came_from() -> None:
         levels.values[0] = 0.5
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "message"),
     [
         ([0.5], "expected 2 to 256 levels, got 1"),
@@ -63,7 +64,7 @@ def test_equality_is_of_values_and_version() -> None:
     assert len({Levels(THREE_BITS), Levels(THREE_BITS), Levels(THREE_BITS, 1)}) == 2
 
 
-@pytest.mark.parametrize(("count", "bits"), [(2, 1), (3, 2), (4, 2), (5, 3), (8, 3), (9, 4), (255, 8), (256, 8)])
+@each(("count", "bits"), [(2, 1), (3, 2), (4, 2), (5, 3), (8, 3), (9, 4), (255, 8), (256, 8)])
 def test_minimum_bits_index_every_level(count: int, bits: int) -> None:
     levels = Levels(np.linspace(-1, 1, count))
     assert levels.minimum_bits == bits

@@ -10,9 +10,10 @@ from scipy.stats import norm
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser.config import LARGEST_CENTROIDS
 from alq_hvd.quantiser.policies.lloyd_max import lloyd_max
+from tests.support.cases import each
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
+@each("bits", range(1, 9))
 def test_every_level_is_the_mean_of_what_rounds_to_it(bits: int) -> None:
     table = lloyd_max(bits).values.astype(np.float64) * LARGEST_CENTROIDS[bits - 1]
     assert len(table) == 2**bits and np.array_equal(table, -table[::-1])
@@ -22,7 +23,7 @@ def test_every_level_is_the_mean_of_what_rounds_to_it(bits: int) -> None:
     np.testing.assert_allclose(table[lower], means[lower], atol=1e-5)
 
 
-@pytest.mark.parametrize(("bits", "distortion"), [(1, 0.3634), (2, 0.1175), (3, 0.03454), (4, 0.009497), (5, 0.0025)])
+@each(("bits", "distortion"), [(1, 0.3634), (2, 0.1175), (3, 0.03454), (4, 0.009497), (5, 0.0025)])
 def test_distortions_are_those_of_max_1960(bits: int, distortion: float) -> None:
     table = lloyd_max(bits).values.astype(np.float64) * LARGEST_CENTROIDS[bits - 1]
     error = sum(

@@ -7,9 +7,10 @@ import pytest
 
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser import methods
+from tests.support.cases import each
 
 
-@pytest.mark.parametrize("name", methods.NAMES)
+@each("name", methods.NAMES)
 def test_every_method_has_first_levels_that_fit_its_bits(name: str) -> None:
     lowest = methods.method(name, bits=2).minimum_bits
     for bits in range(lowest, min(methods.method(name, bits=2).maximum_bits, 8) + 1):
@@ -62,7 +63,7 @@ def test_weighting() -> None:
     assert methods.method("alq_n", bits=3).policy.weight_exponent == 0
 
 
-@pytest.mark.parametrize(
+@each(
     ("call", "message"),
     [
         ({"name": "alp", "bits": 3}, "expected one of alq, alq_n"),
@@ -97,7 +98,7 @@ def test_every_method_can_be_rotated_but_the_exact_one_and_eden_always_is() -> N
     assert methods.method("eden", bits=3).quantiser(3, 512).rounding == "nearest"
 
 
-@pytest.mark.parametrize(
+@each(
     ("call", "message"),
     [
         ({"name": "eden", "rotate": False}, "rotate: eden takes True, got False"),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from alq_hvd.slurm.nodes import Node, oddities, table
+from tests.support.cases import each
 
 USUAL = Node("n1", 64, ("H100",) * 4, {"python": "3.11.7", "torch": "2.13.0"}, 0.0, 2e-6, 24e9)
 
@@ -33,7 +32,7 @@ def test_alike_nodes_are_left_alone() -> None:
     assert "4 x H100" in table(cluster())
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "text"),
     [
         ({"cores": 32}, "32 cores, others 64"),

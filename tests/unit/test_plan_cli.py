@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from alq_hvd import cli
+from tests.support.cases import each
 
 Capture = pytest.CaptureFixture[str]
 CLUSTER = ("--parameters", "25.6e6", "--ranks", "32", "--ranks-per-node", "8", "--link", "25gbit")
@@ -67,7 +68,7 @@ def test_a_gradient_of_the_users_own_gives_the_first_shots_variance(capsys: Capt
     assert own > 1.5 * normal
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "message"),
     [
         (("--link", "fast"), "link: expected a rate such as 25gbit or 100mbit, got 'fast'"),

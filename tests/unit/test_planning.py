@@ -15,6 +15,7 @@ from alq_hvd.planning import cost, units
 from alq_hvd.planning.cost import CodecSpeed, Link, World
 from alq_hvd.planning.rows import Row, Workload, recommend, rows
 from alq_hvd.planning.variance import mean_error
+from tests.support.cases import each
 
 RANKS = (4, 8, 16, 32, 64)
 ARCHITECTURE = {
@@ -32,7 +33,7 @@ def one_a_node(ranks: int, rate: float = 1e9, latency: float = 0.0) -> World:
     return World(ranks, 1, Link(rate, latency), Link(rate, latency))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURE)
+@each("name", ARCHITECTURE)
 def test_the_published_table_of_bytes(name: str) -> None:
     kind, width = name.split()
     for ranks, shown in zip(RANKS, ARCHITECTURE[name], strict=True):
@@ -69,7 +70,7 @@ def test_time_is_bytes_over_rate_plus_hops_and_work() -> None:
     assert sent.seconds == pytest.approx(sent.link_seconds + (sent.latency_seconds + sent.codec_seconds) / 3)
 
 
-@pytest.mark.parametrize("of", list(itertools.permutations((1.0, 0.4, 0.2))))
+@each("of", list(itertools.permutations((1.0, 0.4, 0.2))))
 def test_while_one_group_travels_another_is_coded_and_a_third_begins(of: tuple[float, float, float]) -> None:
     assert cost.Cost(0, 0, *of, messages=4).seconds == pytest.approx(1.15)
     assert cost.Cost(0, 0, *of).seconds == pytest.approx(1.6)
@@ -131,7 +132,7 @@ def test_the_recommendation_depends_on_link_and_tolerance() -> None:
     assert recommend(made_rows(4, 1e12), 0.5).exchange in ("fp32", "fp16")  # the codec costs more than the wire
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "rate"), [("25gbit", 25e9), ("100mbit", 1e8), ("1.5 Gbit/s", 1.5e9), ("9600bit", 9600), ("1e2gbps", None)]
 )
 def test_rates_are_read_as_tc_reads_them(text: str, rate: float | None) -> None:
@@ -142,7 +143,7 @@ def test_rates_are_read_as_tc_reads_them(text: str, rate: float | None) -> None:
             units.bits_per_second(text)
 
 
-@pytest.mark.parametrize("text", ["0", "-3", "many", "1.5", "nan", "1e400"])
+@each("text", ["0", "-3", "many", "1.5", "nan", "1e400"])
 def test_what_is_no_count_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="--ranks: expected a whole number from 1"):
         units.count("--ranks", text)

@@ -13,6 +13,7 @@ from alq_hvd.quantiser.policies.descent import descend
 from alq_hvd.quantiser.policies.objective import gradient, psi
 from alq_hvd.quantiser.policies.truncated_normal import TruncatedNormalMixture
 from alq_hvd.quantiser.statistics import GradientStatistics
+from tests.support.cases import each
 from tests.support.model_statistics import MODELS, model_statistics
 from tests.support.oracle import best_table
 
@@ -27,8 +28,8 @@ def optimum(model: TruncatedNormalMixture, count: int, *, zero: bool = False) ->
     return best_table(model.cumulative, grid, count, zero=zero)[1]
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("bits", [2, 3, 4, 5])
+@each("name", MODELS)
+@each("bits", [2, 3, 4, 5])
 def test_alq_reaches_the_optimum_of_its_own_model(name: str, bits: int) -> None:
     statistics = model_statistics(*MODELS[name])
     model = TruncatedNormalMixture.from_statistics(statistics)
@@ -55,9 +56,9 @@ def test_256_levels_come_within_three_percent_of_the_high_resolution_limit() -> 
     assert update.objective_after <= 1.03 * integral**3 / 6 / 256**2
 
 
-@pytest.mark.parametrize("start", ["uniform", "exponential"])
-@pytest.mark.parametrize("bits", [3, 4])
-@pytest.mark.parametrize("deviation", [0.011, 1 / 128, 0.001])
+@each("start", ["uniform", "exponential"])
+@each("bits", [3, 4])
+@each("deviation", [0.011, 1 / 128, 0.001])
 def test_intervals_without_mass_do_not_stop_the_descent(start: str, bits: int, deviation: float) -> None:
     """Pitfall 7: here the authors' closed form returns the right neighbour and aborts on its own assertion."""
     model = TruncatedNormalMixture.of(0, deviation)
@@ -109,7 +110,7 @@ def test_with_less_than_one_full_bucket_the_pooled_moments_are_the_model() -> No
     assert Alq().update(statistics, fixed.spread_exponential(3)).reason == ""
 
 
-@pytest.mark.parametrize("policy", ADAPTIVE, ids=str)
+@each("policy", ADAPTIVE)
 def test_a_second_update_on_the_same_statistics_never_loses_what_the_first_won(policy: Alq | AlqGradient) -> None:
     statistics = model_statistics(*MODELS["TN(0, .1)"], weight_exponent=policy.weight_exponent)
     best = Alq(policy.weight_exponent).update(statistics, fixed.spread_exponential(4)).levels
@@ -127,8 +128,8 @@ def test_an_update_that_would_raise_the_objective_is_not_adopted() -> None:
     assert update.objective_after == update.objective_before == pytest.approx(float(psi(model, current.values)))
 
 
-@pytest.mark.parametrize("policy", ADAPTIVE, ids=str)
-@pytest.mark.parametrize(
+@each("policy", ADAPTIVE)
+@each(
     ("change", "reason"),
     [
         ({"coordinates": 0, "zero_buckets": 4}, r"no coordinate was counted \(4 buckets are all zero\)"),
@@ -145,8 +146,8 @@ def test_unusable_statistics_keep_the_levels_and_say_why(policy, change, reason:
     assert re.search(reason, update.reason)
 
 
-@pytest.mark.parametrize("policy", ADAPTIVE, ids=str)
-@pytest.mark.parametrize("bits", range(1, 9))
+@each("policy", ADAPTIVE)
+@each("bits", range(1, 9))
 def test_fitted_tables_are_valid_at_every_width(policy: Alq | AlqGradient, bits: int) -> None:
     """Pitfall 9: float32 levels stay apart; ``Levels`` itself raises otherwise."""
     for mean, deviation in ((0.0, 1e-5), (0.0, 0.01), (0.3, 0.5), (0.99, 0.001)):

@@ -1,7 +1,6 @@
 """AMQ: the best multiplier of its own model, and nothing but multipliers that float32 tables can hold."""
 
 import numpy as np
-import pytest
 from scipy.optimize import minimize_scalar
 
 from alq_hvd.quantiser.policies import Amq, fixed
@@ -10,11 +9,12 @@ from alq_hvd.quantiser.policies.objective import psi
 from alq_hvd.quantiser.policies.starts import exponential
 from alq_hvd.quantiser.policies.truncated_normal import TruncatedNormalMixture
 from alq_hvd.quantiser.statistics import GradientStatistics
+from tests.support.cases import each
 from tests.support.model_statistics import MODELS, model_statistics
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("bits", "zero"), [(2, False), (3, False), (4, False), (5, False), (3, True), (4, True)])
+@each("name", MODELS)
+@each(("bits", "zero"), [(2, False), (3, False), (4, False), (5, False), (3, True), (4, True)])
 def test_amq_finds_the_best_multiplier_of_its_own_model(name: str, bits: int, zero: bool) -> None:
     statistics = model_statistics(*MODELS[name])
     model = TruncatedNormalMixture.from_statistics(statistics)
@@ -30,8 +30,8 @@ def test_amq_finds_the_best_multiplier_of_its_own_model(name: str, bits: int, ze
     assert update.objective_after <= 1.001 * exact.fun
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("deviation", [1e-5, 1e-3, 0.1, 5.0])
+@each("bits", range(2, 9))
+@each("deviation", [1e-5, 1e-3, 0.1, 5.0])
 def test_every_fitted_table_is_one_geometric_sequence_inside_the_range_of_float32(bits: int, deviation: float) -> None:
     """Pitfall 10: the published steps on p can leave (0, 1), and p^s underflows from 6 bits on."""
     update = Amq().update(model_statistics([1.0], [0.0], [deviation]), fixed.spread_exponential(bits))

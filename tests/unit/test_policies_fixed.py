@@ -6,17 +6,18 @@ import pytest
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser.policies import Fixed, fixed
 from alq_hvd.quantiser.statistics import GradientStatistics
+from tests.support.cases import each
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
+@each("bits", range(1, 9))
 def test_uniform_levels_are_equally_spaced_from_end_to_end(bits: int) -> None:
     values = fixed.uniform(bits).values
     assert len(values) == 2**bits
     np.testing.assert_allclose(np.diff(values.astype(np.float64)), 2 / (2**bits - 1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("make", [fixed.uniform, fixed.exponential, fixed.spread_exponential])
+@each("bits", range(2, 9))
+@each("make", [fixed.uniform, fixed.exponential, fixed.spread_exponential])
 def test_a_zero_level_costs_one_level_and_keeps_the_symmetry(bits: int, make) -> None:  # type: ignore[no-untyped-def]
     levels = make(bits, zero_level=True)
     assert len(levels) % 2 == 1 and levels.values[len(levels) // 2] == 0.0
@@ -35,7 +36,7 @@ def test_powers_that_float32_tables_can_not_hold_apart_are_left_out(bits: int) -
     assert len(values) == 48 and values[24] == 2.0**-23
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
+@each("bits", range(1, 9))
 def test_adaptive_methods_start_with_every_code_in_use(bits: int) -> None:
     levels = fixed.spread_exponential(bits)
     assert len(levels) == 2**bits
@@ -47,7 +48,7 @@ def test_ternary_levels() -> None:
     assert fixed.ternary().minimum_bits == 2
 
 
-@pytest.mark.parametrize(
+@each(
     ("make", "message"),
     [
         (lambda: fixed.uniform(0), "bits: expected an integer from 1 to 8, got 0"),

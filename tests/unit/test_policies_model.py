@@ -9,6 +9,7 @@ from scipy import integrate, stats
 from alq_hvd.quantiser.policies.distributions import PiecewiseUniform
 from alq_hvd.quantiser.policies.objective import gradient, psi
 from alq_hvd.quantiser.policies.truncated_normal import TruncatedNormalMixture, interval_mass
+from tests.support.cases import each
 
 MODELS = {
     "TN(0, .1)": TruncatedNormalMixture.of(0, 0.1),
@@ -26,8 +27,8 @@ def density(model: TruncatedNormalMixture, r: float) -> float:
     return float(np.dot(model.weight, parts))
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("interval", [(-1.0, -0.01), (-0.02, 0.005), (0.005, 0.03), (0.03, 1.0)])
+@each("name", MODELS)
+@each("interval", [(-1.0, -0.01), (-0.02, 0.005), (0.005, 0.03), (0.03, 1.0)])
 def test_moments_equal_quadrature(name: str, interval: tuple[float, float]) -> None:
     model = MODELS[name]
     low, high = (model.cumulative(end) for end in interval)
@@ -40,7 +41,7 @@ def test_moments_equal_quadrature(name: str, interval: tuple[float, float]) -> N
         assert float(above - below) == pytest.approx(expected, abs=1e-10)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@each("name", MODELS)
 def test_the_whole_has_mass_one(name: str) -> None:
     assert float(MODELS[name].cumulative(1.0).mass) == pytest.approx(1, abs=1e-14)
     assert float(MODELS[name].tabulated().cumulative(1.0).mass) == pytest.approx(1, abs=1e-12)
@@ -53,7 +54,7 @@ def test_a_tail_interval_keeps_its_relative_precision() -> None:
     assert right > 0
 
 
-@pytest.mark.parametrize("name", MODELS)
+@each("name", MODELS)
 def test_tabulating_changes_no_objective_by_more_than_a_thousandth(name: str) -> None:
     model = MODELS[name]
     table = model.tabulated()
@@ -92,7 +93,7 @@ def test_psi_equals_the_mean_over_samples_of_the_rounding_variance() -> None:
     assert float(psi(exact, levels)) == pytest.approx(variance.mean(), abs=2e-4 * variance.mean())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@each("name", MODELS)
 def test_gradient_equals_finite_differences(name: str) -> None:
     model = MODELS[name]
     levels = np.concatenate([[-1], model.mean[0] + model.deviation[0] * np.array([-1.5, -0.5, 0.4, 1.3]), [1]])

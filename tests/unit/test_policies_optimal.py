@@ -12,6 +12,7 @@ from alq_hvd.quantiser.policies.dynamic_programming import clamp_costs, shortest
 from alq_hvd.quantiser.policies.objective import psi
 from alq_hvd.quantiser.statistics import GradientStatistics
 from benchmarks.alq_published import AlqPublished
+from tests.support.cases import each
 from tests.support.oracle import best_of_raw_samples
 from tests.support.real_gradient import real_gradient, relative_variance, statistics_of
 
@@ -22,16 +23,16 @@ def fitted(bucket_size: int, norm: str, bits: int, **options: bool) -> np.ndarra
     return policy.update(statistics_of(real_gradient(), bucket_size, norm), start).levels.values
 
 
-@pytest.mark.parametrize("bucket_size", [64, 1024, 8192, 16384])
-@pytest.mark.parametrize("bits", [2, 3, 4])
-@pytest.mark.parametrize("norm", ["l2", "linf"])
+@each("bucket_size", [64, 1024, 8192, 16384])
+@each("bits", [2, 3, 4])
+@each("norm", ["l2", "linf"])
 def test_within_half_a_percent_of_the_global_optimum_of_the_raw_samples(bucket_size: int, bits: int, norm: str) -> None:
     found = relative_variance(real_gradient(), bucket_size, norm, fitted(bucket_size, norm, bits))
     assert found <= 1.005 * best_of_raw_samples(real_gradient(), bucket_size, norm, 2**bits)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
-@pytest.mark.parametrize("norm", ["l2", "linf"])
+@each("bits", [2, 3, 4])
+@each("norm", ["l2", "linf"])
 def test_the_same_with_a_zero_level(bits: int, norm: str) -> None:
     levels = fitted(8192, norm, bits, zero_level=True)
     assert 0.0 in levels.tolist() and len(levels) == 2**bits
@@ -133,7 +134,7 @@ def test_zero_buckets_do_not_count() -> None:
     assert np.array_equal(levels.values, fitted(64, "linf", 3))
 
 
-@pytest.mark.parametrize("policy", [Optimal(), Alq(), AlqGradient(), AlqPublished(2), Amq()], ids=str)
+@each("policy", [Optimal(), Alq(), AlqGradient(), AlqPublished(2), Amq()])
 def test_statistics_of_another_weighting_are_refused(policy: Policy) -> None:
     with pytest.raises(ConfigurationError, match="expected statistics of weight exponent 2, got 0"):
         policy.update(statistics_of(real_gradient(), 64, "linf", 0), fixed.spread_exponential(3))
@@ -148,7 +149,7 @@ def test_unusable_statistics_keep_the_levels() -> None:
     assert update.levels is current and "2 buckets of the gradient hold NaN or infinity" in update.reason
 
 
-@pytest.mark.parametrize("name", [name for name in methods.NAMES if methods.method(name, bits=2).policy.adapts])
+@each("name", [name for name in methods.NAMES if methods.method(name, bits=2).policy.adapts])
 def test_no_method_beats_optimal_under_the_same_norm(name: str) -> None:
     found = methods.method(name, bits=3, norm="linf")
     levels = found.policy.update(

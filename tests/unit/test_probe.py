@@ -10,6 +10,7 @@ import pytest
 from alq_hvd.engine.transport import Attendance
 from alq_hvd.errors import CallOrderError, ConfigurationMismatch, LevelsMismatch, UnsupportedReduction
 from alq_hvd.frontends.horovod.probe import Probe
+from tests.support.cases import each
 from tests.support.stand_in import adasum
 
 SIZES = [1, 2, 3, 4, 7, 32, 256, 768, 1000, 4096]
@@ -30,7 +31,7 @@ def added_one_by_one(numbers: np.ndarray) -> np.ndarray:
     return np.cumsum(numbers, axis=0)[-1]
 
 
-@pytest.mark.parametrize("size", SIZES)
+@each("size", SIZES)
 def test_an_average_gives_the_factor_one_whatever_the_predivide_factor(size: int) -> None:
     for predivide in (1.0, 2.0, 3.0, 7.3, 100.1):
         reduced = added_one_by_one(contributions(probes(size)) * (1 / predivide)) * (predivide / size)
@@ -63,7 +64,7 @@ def test_ranks_that_have_joined_count_as_zeros() -> None:
                 assert probe.check(reduced.tolist(), "w", attendance) == factor, (size, gone)
 
 
-@pytest.mark.parametrize("size", [2, 4, 8, 16])
+@each("size", [2, 4, 8, 16])
 def test_adasum_is_refused_on_every_rank(size: int) -> None:
     reduced = adasum(list(contributions(probes(size))))
     for probe in probes(size):
@@ -88,7 +89,7 @@ def test_an_average_over_another_process_set_is_named_before_anything_waits() ->
         probes(4)[2].check(told[[2, 3]].mean(axis=0).tolist(), "w", Attendance(4))
 
 
-@pytest.mark.parametrize(
+@each(
     ("field", "value", "error"),
     [
         ("configuration", 0xFFFE, ConfigurationMismatch),

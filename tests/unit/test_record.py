@@ -12,6 +12,7 @@ from alq_hvd.errors import ConfigurationError, WireFormatError
 from alq_hvd.quantiser import record
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.record import RecordLayout, Stamp, checksum, seal, verify
+from tests.support.cases import each
 
 D = 8192
 CONFIG = QuantiserConfig(bits=3, bucket_size=D)
@@ -35,7 +36,7 @@ def complaint(record: np.ndarray, layout: RecordLayout = LAYOUT, stamp: Stamp = 
     return message
 
 
-@pytest.mark.parametrize(
+@each(
     ("elements", "buckets", "word_rows"),
     [
         (0, 0, 0),
@@ -59,7 +60,7 @@ def test_layout_of_every_length(elements: int, buckets: int, word_rows: int) -> 
     assert layout.record_bytes % 512 == 0 and layout.payload_bytes <= layout.record_bytes < layout.payload_bytes + 512
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
+@each("bits", range(1, 9))
 def test_codes_take_their_bits_and_a_tail_tile_little_more(bits: int) -> None:
     for elements in (1, 31, 1023, 1024, 1025, 7 * 1024, 100_001):
         layout = RecordLayout(elements, QuantiserConfig(bits))
@@ -89,7 +90,7 @@ def test_bad_magic_and_version() -> None:
         assert f"got {text}: install the same alq_hvd on every rank" in complaint(record)
 
 
-@pytest.mark.parametrize(
+@each(
     ("layout", "stamp", "text"),
     [
         (RecordLayout(5000, QuantiserConfig(4, 512)), STAMP, "expected bits 3, got 4"),
@@ -141,8 +142,8 @@ def test_checksum_is_the_sum_of_the_words_behind_the_header() -> None:
     assert checksum(record) == sum(words) % 2**32
 
 
-@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
-@pytest.mark.parametrize("elements", [0, 1, 33, 5000])
+@each("codec", CODECS.values())
+@each("elements", [0, 1, 33, 5000])
 def test_encoders_leave_the_padding_zero(codec, elements: int) -> None:  # type: ignore[no-untyped-def]
     levels, layout = uniform_levels(3), RecordLayout(elements, QuantiserConfig(3, 512))
     record = codec.encode(heavy_tailed(elements), layout, levels, KEY, STAMP)

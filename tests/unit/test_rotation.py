@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from scipy import stats
 from scipy.linalg import hadamard
 
 from alq_hvd.codec.keys import stream_key
 from alq_hvd.codec.rotation import butterflies, gain, rotate, rotate_back, rotate_values, rotate_values_back, signs
 from alq_hvd.quantiser.config import QuantiserConfig
+from tests.support.cases import each
 
 KEY = stream_key(seed=1, step=2, rank=3, group=4, shot=0).own_signs
 SIZES = (1, 2, 3, 4, 5, 31, 32, 33, 100, 512, 1000, 1024, 1025, 2047, 8192, 10_000)
@@ -19,7 +19,7 @@ def rows(size: int, count: int = 3) -> np.ndarray:
     return np.random.default_rng(size).standard_t(3, (count, size)).astype(np.float32)
 
 
-@pytest.mark.parametrize("log2", range(11))
+@each("log2", range(11))
 def test_butterflies_are_the_hadamard_matrix(log2: int) -> None:
     values = rows(1 << log2)
     expected = values.astype(np.float64) @ hadamard(1 << log2)
@@ -35,8 +35,8 @@ def test_butterflies_add_in_the_order_of_the_wire_format() -> None:
     assert values.tolist() == [[big - big, big - big, 2 * big, 2 * big]]
 
 
-@pytest.mark.parametrize("rounds", [1, 2])
-@pytest.mark.parametrize("size", SIZES)
+@each("rounds", [1, 2])
+@each("size", SIZES)
 def test_lengths_and_angles_stay_and_the_way_back_is_exact(size: int, rounds: int) -> None:
     one, other = rows(size, 1), rows(size, 2)[1:]
     turned = [rotate(values, KEY, 7, rounds) for values in (one, other)]
@@ -48,8 +48,8 @@ def test_lengths_and_angles_stay_and_the_way_back_is_exact(size: int, rounds: in
     assert np.abs(back - one).max() <= 1e-6 * np.sqrt(before[0] @ before[0])
 
 
-@pytest.mark.parametrize("rounds", [1, 2])
-@pytest.mark.parametrize("size", [1000, 1024, 1500, 8192])
+@each("rounds", [1, 2])
+@each("size", [1000, 1024, 1500, 8192])
 def test_any_bucket_looks_normal_after_the_rounds_it_gets(size: int, rounds: int) -> None:
     """One round spreads a spike evenly over its block; two make even two spikes normal."""
     spike = np.zeros((1, size), dtype=np.float32)

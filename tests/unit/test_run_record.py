@@ -12,6 +12,7 @@ import pytest
 from alq_hvd.communicator.loopback import LoopbackWorld
 from alq_hvd.errors import RunRecordError
 from alq_hvd.run_record import RESULT_FILE, STEPS_FILE, RunResult, RunWriter, describe_world, fields, read_run
+from tests.support.cases import each
 from tests.support.run_records import STEPS, result, write_run
 
 
@@ -40,7 +41,7 @@ def test_a_writer_refuses_what_a_reader_would(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp"))
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "message"),
     [
         ({"format": None}, "format: expected 'alq_hvd.run', got None"),

@@ -17,6 +17,7 @@ from alq_hvd.errors import ConfigurationError
 from alq_hvd.slurm.network import Network
 from alq_hvd.slurm.options import JobOptions
 from alq_hvd.slurm.render import ARRAY_NAMES, NAMES, directives, quote, render
+from tests.support.cases import each
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = sorted((ROOT / "tests/golden/sbatch").glob("*.sbatch")) + sorted((ROOT / "slurm").glob("*.sbatch"))
@@ -36,14 +37,14 @@ def test_there_are_the_variants_that_people_ask_for() -> None:
     assert len(GOLDEN) >= 12
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+@each("path", GOLDEN)
 def test_rendering_gives_the_kept_script(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """When a change is meant: ``python tests/golden/make_sbatch.py`` renders all of them again."""
     assert cli.main(recorded_command(path.read_text())) == 0
     assert capsys.readouterr().out == path.read_text()
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+@each("path", GOLDEN)
 def test_the_shell_can_read_it(path: Path) -> None:
     subprocess.run(["bash", "-n", str(path)], check=True, timeout=20)
     shellcheck = Path(sys.executable).with_name("shellcheck")
@@ -51,7 +52,7 @@ def test_the_shell_can_read_it(path: Path) -> None:
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+@each("path", GOLDEN)
 def test_no_option_follows_the_first_command(path: Path) -> None:
     """Slurm stops reading ``#SBATCH`` at the first line that is neither a comment nor empty."""
     lines = path.read_text().splitlines()
@@ -60,7 +61,7 @@ def test_no_option_follows_the_first_command(path: Path) -> None:
     assert sum(line.startswith("#SBATCH --requeue") for line in lines) == 1
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "message"),
     [
         ("--nodes 0", "nodes: expected an integer from 1 to"),

@@ -13,6 +13,7 @@ import pytest
 
 from alq_hvd import cli
 from alq_hvd.slurm.sweep import doublings
+from tests.support.cases import each
 
 STAND_IN = """#!/bin/bash
 # Be srun for the trainings: note the call, finish the run unless told otherwise.
@@ -30,7 +31,7 @@ def test_sizes_double_and_end_with_all() -> None:
     assert [doublings(nodes) for nodes in (1, 2, 3, 8, 9)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8], [1, 2, 4, 8, 9]]
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "message"),
     [
         ("--sizes 1 2", "sizes, method, runs: expected --scaling with them, got none"),

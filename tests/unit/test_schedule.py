@@ -6,6 +6,7 @@ import pytest
 
 from alq_hvd import Schedule
 from alq_hvd.errors import ConfigurationError
+from tests.support.cases import each
 
 
 def steps(schedule: Schedule, until: int) -> list[int]:
@@ -28,7 +29,7 @@ def test_an_empty_list_never_adapts() -> None:
     assert steps(Schedule.parse([]), 100) == []
 
 
-@pytest.mark.parametrize("wrong", [0, -1, True, [1.5], [-1], "0,100", {"every": 3}])
+@each("wrong", [0, -1, True, [1.5], [-1], "0,100", {"every": 3}])
 def test_what_is_no_schedule_is_refused(wrong: object) -> None:
     with pytest.raises(ConfigurationError, match="schedule"):
         Schedule.parse(wrong)  # type: ignore[arg-type]

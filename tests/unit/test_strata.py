@@ -20,6 +20,7 @@ from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser.config import QuantiserConfig
+from tests.support.cases import each
 from tests.support.grid import grid
 
 ELEMENTS = 1 << 17
@@ -73,7 +74,7 @@ def test_multiplication_in_fields() -> None:
     assert _times(np.array([0x53], np.uint32), 0xCA, 256, 0x11B)[0] == 1  # inverses in the field of AES
 
 
-@pytest.mark.parametrize("ranks", WORLDS)
+@each("ranks", WORLDS)
 def test_each_rank_is_uniform_and_no_two_share_a_stratum(ranks: int) -> None:
     count, some = strata_for(ranks), sorted({0, 1, ranks // 2, ranks - 1})
     found = dealt(range(ranks), ranks, 4096)
@@ -86,7 +87,7 @@ def test_each_rank_is_uniform_and_no_two_share_a_stratum(ranks: int) -> None:
         assert even(np.bincount(draws(key, ELEMENTS) % 64, minlength=64)), rank
 
 
-@pytest.mark.parametrize("ranks", WORLDS)
+@each("ranks", WORLDS)
 def test_two_ranks_take_every_pair_of_strata_equally_often(ranks: int) -> None:
     """The variance of a mean depends on pairs alone: so it is that of true random permutations.
 
@@ -176,7 +177,7 @@ def test_every_codec_gives_the_same_bytes(rotate: bool) -> None:
                 assert np.array_equal(found, expected), (name, ranks, elements, bits)
 
 
-@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+@each("codec", CODECS.values())
 def test_chunks_draw_what_the_whole_would(codec) -> None:  # type: ignore[no-untyped-def]
     config, levels, key = QuantiserConfig(3, 100, "linf"), uniform_levels(3), key_of(2, 5).at(200)
     values = heavy_tailed(4000)
@@ -196,16 +197,16 @@ def errors(values: np.ndarray, config: QuantiserConfig, steps: int) -> np.ndarra
     return off
 
 
-@pytest.mark.parametrize("rotate", [False, True])
-@pytest.mark.parametrize("ranks", [4, 6, 16])
+@each("rotate", [False, True])
+@each("ranks", [4, 6, 16])
 def test_unbiased_on_each_rank_and_in_the_mean(ranks: int, rotate: bool) -> None:
     """Within 6 standard errors, and three of the rarest events, at every coordinate: gradients alike, and others."""
     own, steps = np.random.default_rng(0).standard_normal((ranks, 64)).astype(np.float32), 1000
     for values in (own, np.repeat(own[:1], ranks, axis=0)):
         off = errors(values, QuantiserConfig(2, 64, "linf", rotate=rotate), steps)
-        for each in (off.mean(axis=1), *off.transpose(1, 0, 2)):
-            bound = 6 * each.std(axis=0) / np.sqrt(steps) + 3 * 2 * np.abs(values).max() / steps
-            assert (np.abs(each.mean(axis=0)) < bound).all()
+        for some in (off.mean(axis=1), *off.transpose(1, 0, 2)):
+            bound = 6 * some.std(axis=0) / np.sqrt(steps) + 3 * 2 * np.abs(values).max() / steps
+            assert (np.abs(some.mean(axis=0)) < bound).all()
         assert np.square(off.mean(axis=1)).mean() < 0.7 * np.square(off).mean() / ranks
 
 

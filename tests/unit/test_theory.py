@@ -9,6 +9,7 @@ from scipy.optimize import minimize_scalar
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser import theory
 from alq_hvd.quantiser.policies import fixed
+from tests.support.cases import each
 from tests.support.real_gradient import real_gradient
 
 DIMENSIONS = [1, 2, 16, 64, 1000, 8192]
@@ -53,8 +54,8 @@ def signed(magnitudes: np.ndarray) -> np.ndarray:
     return np.concatenate([-magnitudes[::-1], [0.0], magnitudes])
 
 
-@pytest.mark.parametrize("dimension", DIMENSIONS)
-@pytest.mark.parametrize("norm", ["l2", "linf"])
+@each("dimension", DIMENSIONS)
+@each("norm", ["l2", "linf"])
 def test_no_vector_exceeds_the_bound_of_any_table(dimension: int, norm: str) -> None:
     tables = [fixed.uniform(3), fixed.exponential(3), fixed.exponential(4, 0.7), fixed.uniform(2, zero_level=True)]
     tables += [fixed.uniform(4, zero_level=True), fixed.exponential(3, zero_level=True)]
@@ -67,15 +68,15 @@ def test_no_vector_exceeds_the_bound_of_any_table(dimension: int, norm: str) -> 
             assert variance(vector, levels, norm) <= bound * (1 + 1e-12) + 1e-12
 
 
-@pytest.mark.parametrize("dimension", DIMENSIONS)
-@pytest.mark.parametrize("intervals", [1, 3, 7, 127])
+@each("dimension", DIMENSIONS)
+@each("intervals", [1, 3, 7, 127])
 def test_qsgd(dimension: int, intervals: int) -> None:
     levels = signed(np.arange(1, intervals + 1) / intervals)
     for vector in vectors(dimension, levels):
         assert variance(vector, levels, "l2") <= theory.qsgd_bound(intervals, dimension) + 1e-12
 
 
-@pytest.mark.parametrize("dimension", DIMENSIONS)
+@each("dimension", DIMENSIONS)
 def test_terngrad(dimension: int) -> None:
     levels = np.array([-1.0, 0.0, 1.0])
     for vector in vectors(dimension, levels):
@@ -84,8 +85,8 @@ def test_terngrad(dimension: int) -> None:
     assert variance(worst, levels, "linf") == pytest.approx(theory.terngrad_bound(dimension))
 
 
-@pytest.mark.parametrize("dimension", [4, 64, 255, 257, 16384])
-@pytest.mark.parametrize("exponent", [1, 3, 7])
+@each("dimension", [4, 64, 255, 257, 16384])
+@each("exponent", [1, 3, 7])
 def test_nuqsgd_has_the_two_regimes_of_its_closed_form(dimension: int, exponent: int) -> None:
     if dimension <= 2 ** (2 * exponent + 2):
         expected = 1 / 8 + 2.0 ** (-2 * exponent - 2) * dimension
@@ -97,8 +98,8 @@ def test_nuqsgd_has_the_two_regimes_of_its_closed_form(dimension: int, exponent:
     assert theory.levels_bound(levels, dimension) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("dimension", [2, 30, 8192])
-@pytest.mark.parametrize("smallest", [0.001, 0.05, 0.5])
+@each("dimension", [2, 30, 8192])
+@each("smallest", [0.001, 0.05, 0.5])
 def test_the_first_interval_term_is_the_published_infimum(dimension: int, smallest: float) -> None:
     """inf over 0 < p < 1 of K_p l^(2-p) d^((2-p)/2), K_p = ((1-p)/(2-p))^(1-p) / (2-p)."""
 
@@ -146,7 +147,7 @@ def test_entropy() -> None:
     assert theory.entropy_bits(np.full(8, 1 / 8)) == pytest.approx(3)
 
 
-@pytest.mark.parametrize(("elements", "expected"), [(0, 0), (1, 1 + 4), (8192, 3072 + 4), (8193, 3073 + 8)])
+@each(("elements", "expected"), [(0, 0), (1, 1 + 4), (8192, 3072 + 4), (8193, 3073 + 8)])
 def test_fixed_width_bytes(elements: int, expected: int) -> None:
     assert theory.bytes_fixed(elements, 3, 8192) == expected
     assert theory.bytes_ideal(elements, 3.0, 8192) == expected

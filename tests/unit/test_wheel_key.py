@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from alq_hvd.cli.checks import CHECKOUT
+from tests.support.cases import each
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_key_is_readable_and_stable(wheel_key: ModuleType) -> None:
     assert wheel_key.key(PARTS) == "cpython-311-x86_64-linux-gnu-torch2.13.0+cpu-OpenMPI-4.1.4-dd583c724031"
 
 
-@pytest.mark.parametrize("part", PARTS)
+@each("part", PARTS)
 def test_every_part_changes_the_key(wheel_key: ModuleType, part: str) -> None:
     assert wheel_key.key({**PARTS, part: "other"}) != wheel_key.key(PARTS)
 
