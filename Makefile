@@ -28,7 +28,7 @@ test-cluster: setup ## Run the tests on several pretend hosts with a real Slurm;
 	@./tests/cluster/install.sh
 	@$(PYTHON_ENV) -m pytest -m cluster $(ARGS)
 
-test-horovod: setup ## Run Horovod's own tests and examples with compressors of ours (docs/horovod-tests.md). ARGS=... is passed on.
+test-horovod: setup ## Run Horovod's own tests and examples with compressors of ours (docs/reference/horovod-tests.md). ARGS=... is passed on.
 	@$(PYTHON_ENV) -m tests.upstream.run $(ARGS)
 
 test-wheel: setup ## Build the wheel and train from it in an empty environment without Horovod and MPI.

@@ -1,7 +1,7 @@
 """The rotation that makes the coordinates of any bucket look normal: random signs, then a Walsh-Hadamard transform.
 
 This is the specification; the order of its float32 additions and the places of its multiplications are part of the
-wire format. ``docs/wire-format.md`` is its prose and ``docs/decisions/0010-rotation.md`` says why it is so.
+wire format. ``docs/reference/wire-format.md`` is its prose and ``docs/decisions/0010-rotation.md`` says why it is so.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 At every element [0, 1) is cut into equal strata, a random permutation deals them out to the ranks, and each rank draws
 inside its own. Alone, every number is uniform still; together they are spread evenly, so that errors of ranks cancel.
-This is the specification; ``docs/wire-format.md`` is its prose and ``docs/decisions/0015-correlated-rounding.md`` says
-why it is so.
+This is the specification; ``docs/reference/wire-format.md`` is its prose and the reasons are in
+``docs/decisions/0015-correlated-rounding.md``.
 
 References:
     Suresh et al., "Correlated Quantization for Distributed Mean Estimation and Optimization", ICML 2022. The affine

@@ -1,4 +1,4 @@
-"""The layout of a record: what one rank sends for one fusion group. ``docs/wire-format.md`` is its prose.
+"""The layout of a record: what one rank sends for one fusion group. ``docs/reference/wire-format.md`` is its prose.
 
 A record is ``header | rotation | draws | norms | codes | zeros``, with the rotation only where buckets are rotated and
 the draws only where they are dithered. The layout follows from the configuration alone; the header lets a receiver

@@ -1,4 +1,4 @@
-"""What a training leaves behind for ``alq-hvd report`` and other readers; docs/run-record.md has the format."""
+"""What a run leaves behind for ``alq-hvd report`` and other readers; docs/reference/run-record.md has the format."""
 
 from alq_hvd.run_record.fields import PARTS, RESULT_FILE, STEPS_FILE, VERSION, RunResult
 from alq_hvd.run_record.reader import Event, Run, read_run

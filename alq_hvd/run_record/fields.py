@@ -37,7 +37,7 @@ _OPTIONAL_OF_NODE: dict[str, tuple[type, ...]] = {"gpus": (list,), "memory_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """Hold what a finished training says of itself; docs/run-record.md explains every field.
+    """Hold what a finished training says of itself; docs/reference/run-record.md explains every field.
 
     Attributes:
         compression: ``fp32`` and ``fp16`` for stock Horovod, else a name of ``alq_hvd.quantiser.methods.NAMES``.

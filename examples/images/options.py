@@ -40,7 +40,10 @@ def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | 
         "--error-feedback", action="store_true", help="add what a record lost of a gradient to the next one"
     )
     method.add_argument(
-        "--exchange", choices=NAMES, default=AUTO, help="how records become a sum (default: auto; docs/exchange.md)"
+        "--exchange",
+        choices=NAMES,
+        default=AUTO,
+        help="how records become a sum (default: auto; docs/explanation/exchange.md)",
     )
     method.add_argument(
         "--break-even",

@@ -20,7 +20,7 @@ bytes sent: mean over all steps of what one rank puts on the network{adaptations
   * computed: what a ring allreduce sends, 2 (n - 1) / n of the gradient, n = number of ranks.
 quantisation variance: E|Q(g) - g|^2 / |g|^2 of rank 0's own gradients, mean over the second half
   of the run; and at the first step, before any levels were adapted. eden, and what is called rotated, multiplies
-  buckets by a random rotation first, after which few bits serve: see docs/methods.md for when to rotate.
+  buckets by a random rotation first, after which few bits serve: see docs/explanation/methods.md for when to rotate.
 step time: mean over all steps on rank 0, wall clock.
   exchange is the time in optimizer.synchronize() less the codec's work in it: the wait that the backward pass did not
   hide, waiting for slower ranks included. compute is the rest; the casts of fp16 are in compute and exchange.

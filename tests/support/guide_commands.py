@@ -12,13 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*sorted((ROOT / "docs" / "guides").glob("*.md")), ROOT / "docs" / "troubleshooting.md"]
+WITHOUT_COMMANDS = {"index.md", "monitoring.md"}
+"""Lists of pages, and guides that show Python alone."""
+PAGES = [
+    page
+    for kind in ("tutorials", "guides")
+    for page in sorted((ROOT / "docs" / kind).glob("*.md"))
+    if page.name not in WITHOUT_COMMANDS
+]
 KINDS = {
     "setup": "installs something: the set-up scripts have tests of their own",
     "hosts": "several machines joined by ssh",
     "cluster": "a Slurm cluster: tests/cluster brings one up",
     "gpu": "a GPU and its driver",
     "docker": "a container engine and an image",
+    "runs": "runs that have finished",
 }
 _MARK = re.compile(r"<!-- needs: (\w+) -->")
 _OPERATORS = {"|", "||", "&", "&&", ";", "(", ")"}

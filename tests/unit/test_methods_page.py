@@ -1,4 +1,4 @@
-"""The figures in docs/methods.md are those the benchmark stored."""
+"""The figures in docs/explanation/methods.md are those the benchmark stored."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 from alq_hvd.quantiser import methods
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "methods.md").read_text()
+PAGE = (ROOT / "docs" / "explanation" / "methods.md").read_text()
 STORED = json.loads((ROOT / "benchmarks" / "results" / "levels.json").read_text())
 
 

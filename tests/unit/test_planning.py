@@ -26,7 +26,7 @@ ARCHITECTURE = {
     "two_shot 4": ["0.76", "0.89", "0.95", "0.98", "1.00"],
     "two_shot 3": ["0.57", "0.67", "0.72", "0.74", "0.75"],
 }
-"""Bytes a coordinate and rank, bucket 512: the table of docs/architecture.md."""
+"""Bytes a coordinate and rank, bucket 512: the table of docs/explanation/architecture.md."""
 
 
 def one_a_node(ranks: int, rate: float = 1e9, latency: float = 0.0) -> World:

@@ -1,4 +1,4 @@
-"""Every row of docs/reliability.md names a test, and the test exists."""
+"""Every row of docs/explanation/reliability.md names a test, and the test exists."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "reliability.md").read_text()
+PAGE = (ROOT / "docs" / "explanation" / "reliability.md").read_text()
 TESTS = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
 
 

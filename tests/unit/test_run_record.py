@@ -120,7 +120,7 @@ def test_a_world_is_described_with_every_rank_on_its_host() -> None:
 
 
 def test_the_page_about_the_format_names_every_field() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "run-record.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "run-record.md").read_text()
     read = {field.name for field in dataclasses.fields(RunResult)} - {"shots", "document"}
     for name in read | fields._OPTIONAL.keys() | fields._OPTIONAL_OF_NODE.keys() | set(fields.PARTS):
         assert f"`{name}`" in page, name

@@ -1,1 +1,1 @@
-"""Horovod's own tests and examples, with compressors of ours: ``make test-horovod``, docs/horovod-tests.md."""
+"""Horovod's own tests and examples, with our compressors: ``make test-horovod``, docs/reference/horovod-tests.md."""

@@ -3,7 +3,7 @@
     make test-horovod                        # all of it, about ten minutes on two cores
     make test-horovod ARGS="-k examples"     # some
 
-It ends with status 1 when anything fails that docs/horovod-tests.md does not name.
+It ends with status 1 when anything fails that docs/reference/horovod-tests.md does not name.
 """
 
 from __future__ import annotations
