@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,16 +12,17 @@ from alq_hvd.accumulation.types import AUTO as PLANNED
 from alq_hvd.accumulation.types import TYPES
 from alq_hvd.codec.base import Values
 from alq_hvd.communicator.nodes import Nodes
+from alq_hvd.engine.layout import usual_fusion
 from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import Transport
 from alq_hvd.errors import BackendUnavailable, CallOrderError, ConfigurationError
 from alq_hvd.exchange.base import Exchange, ExchangeFunction, Task
-from alq_hvd.exchange.break_even import PLAIN, Decision
+from alq_hvd.exchange.break_even import PLAIN, Decision, Grouping
 from alq_hvd.exchange.kinds import AUTO, KINDS, ExchangeKind, choose
 from alq_hvd.exchange.ledger import Ledger
 from alq_hvd.exchange.plain import PlainAllreduce
 from alq_hvd.exchange.residuals import Residuals
-from alq_hvd.exchange.trial import decide_by_time
+from alq_hvd.exchange.trial import decide_by_time, fuse_by_time
 
 _logger = logging.getLogger(__name__)
 
@@ -92,25 +93,31 @@ class ChosenExchange:
         """Start to sum ``values`` over the ranks; see ``ExchangeFunction``."""
         return self._here.function(values, task)
 
-    def choose_by_time(self, task: Task, groups: Sequence[int], plain: PlainAllreduce) -> Decision:
+    def choose_by_time(self, task: Task, groups_of: Grouping, plain: PlainAllreduce) -> Decision:
         """Time the plain all-reduce and the exchanges that the options allow, and use what the leader decides.
+
+        Then, unless the options say how many elements travel together, find that out by time, too.
 
         A decision that as many ranks remember is taken again: a resumed run is the same run.
 
-        All ranks must agree on: the task, but for its rank; groups; ``remembered``. See ``exchange.trial``.
+        All ranks must agree on: the task, but for its rank; groups_of; ``remembered``. See ``exchange.trial``.
 
         Args:
             task: codec and levels to measure with.
-            groups: elements of each fusion group of a step.
+            groups_of: elements of each fusion group of a step, for a size of the groups.
             plain: the host's all-reduce.
         """
         exchanges, size, known = self._candidates(), task.communicator.size, self.remembered
         if known is not None and known["ranks"] == size and known["choice"] in (PLAIN, *exchanges):
-            decision = Decision(known["choice"], known["seconds"])
+            decision = Decision(known["choice"], known["seconds"], known.get("fusion_elements"))
         else:
             residuals = None if task.residuals is None else Residuals()
             aside = replace(task, ledger=Ledger(), observe=None, residuals=residuals)
-            decision = decide_by_time(aside, exchanges, groups, plain)
+            fused = self._options.fusion_elements
+            decision = decide_by_time(aside, exchanges, groups_of(fused or usual_fusion(size)), plain)
+            if decision.choice != PLAIN and fused is None:
+                chosen = exchanges[decision.choice]
+                decision = replace(decision, fusion_elements=fuse_by_time(aside, chosen, groups_of))
         self.decision, self.remembered = decision, {"ranks": size, **decision.as_json()}
         if decision.choice != PLAIN:
             kind, function = KINDS[decision.choice], exchanges[decision.choice]

@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+_FUSED_PER_RANK = 2**17
+"""Coordinates: 64 kB of 4-bit codes to each peer of a two-shot, which a switch carries much faster than it starts."""
+_LEAST_FUSED, _MOST_FUSED = 2**19, 2**22
+
+
+def usual_fusion(ranks: int) -> int:
+    """Return the ``fusion_elements`` of a world in which nobody has measured what suits it."""
+    return min(max(_FUSED_PER_RANK * ranks, _LEAST_FUSED), _MOST_FUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """Describe one gradient that is to be compressed.
+
+    Attributes:
+        index: among those that are.
+        name: of the parameter, for errors.
+        elements: number of coordinates.
+        shape: empty where only its length is known.
+        place: where it lives; ``None`` for the host.
+    """
+
+    index: int
+    name: str
+    elements: int
+    shape: tuple[int, ...] = ()
+    place: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +78,42 @@ class FusionLayout:
     group_places: tuple[Any, ...] = ()
 
     @classmethod
-    def build(
-        cls,
-        gradients: Iterable[tuple[str, int]],
-        fusion_elements: int,
-        places: Sequence[Any] | None = None,
-        shapes: Sequence[tuple[int, ...]] | None = None,
-    ) -> FusionLayout:
+    def build(cls, gradients: Sequence[Gradient], fusion_elements: int) -> FusionLayout:
         """Fill groups up to ``fusion_elements`` coordinates; a larger gradient gets a group of its own.
 
+        A group stays in one place: it is encoded there.
+
         Args:
-            gradients: name and number of coordinates of each.
+            gradients: numbered from 0.
             fusion_elements: of a group.
-            places: where each gradient lives, ``None`` for the host, which is where all live without this argument. A
-                group stays in one place: it is encoded there.
-            shapes: of each gradient.
         """
         slots: list[Slot] = []
         elements: list[int] = []
         counts: list[int] = []
-        group_places: list[Any] = []
-        for index, (name, size) in enumerate(gradients):
-            place = places[index] if places else None
-            if not elements or elements[-1] + size > fusion_elements or group_places[-1] != place:
+        places: list[Any] = []
+        for each in gradients:
+            if not elements or elements[-1] + each.elements > fusion_elements or places[-1] != each.place:
                 elements.append(0)
                 counts.append(0)
-                group_places.append(place)
-            shape = shapes[index] if shapes else ()
-            slots.append(Slot(index, name, len(elements) - 1, elements[-1], size, shape))
-            elements[-1] += size
+                places.append(each.place)
+            slots.append(Slot(each.index, each.name, len(elements) - 1, elements[-1], each.elements, each.shape))
+            elements[-1] += each.elements
             counts[-1] += 1
-        return cls(tuple(slots), tuple(elements), tuple(counts), tuple(group_places))
+        return cls(tuple(slots), tuple(elements), tuple(counts), tuple(places))
 
     def describe(self) -> list[list[Any]]:
         """Return the names, sizes, shapes and groups on which all ranks must agree."""
         return [[slot.name, slot.elements, list(slot.shape), f"group {slot.group}"] for slot in self.slots]
+
+
+def gradients_of(named: Iterable[tuple[str, Any]], place_of: Callable[[Any], Any]) -> tuple[Gradient, ...]:
+    """Describe the gradients of tensors, in order.
+
+    Args:
+        named: pairs of name and a tensor of the gradient's shape.
+        place_of: returns where a tensor is to be encoded; ``None`` for the host.
+    """
+    return tuple(
+        Gradient(index, name, tensor.numel(), tuple(tensor.shape), place_of(tensor))
+        for index, (name, tensor) in enumerate(named)
+    )

@@ -66,7 +66,9 @@ class Options:
             done in the first step that is quantised.
         schedule: when levels are fitted; see ``Schedule.parse``.
         seed: of the stochastic rounding.
-        fusion_elements: coordinates that travel together. More: fewer collectives, less overlap with the backward pass.
+        fusion_elements: coordinates that travel together. More: fewer collectives; less overlap with the backward pass
+            and of one group's codec with another's way. ``None``: what suits link and codec, where ``break_even``
+            measures them; else 131072 a rank, at least 524288, at most 4194304.
         min_elements: smaller gradients are left to the host's all-reduce, exact; so are those of fewer than 64
             coordinates, whatever is given here. A bucket has one norm: a scalar whose gradient is large would drown
             its neighbours.
@@ -104,7 +106,7 @@ class Options:
     start_at: int = 0
     schedule: Schedule | int | Sequence[int] | None = None
     seed: int = 0
-    fusion_elements: int = 2**22
+    fusion_elements: int | None = None
     min_elements: int = 1024
     measure_every: int = 100
     codec: str = "auto"
@@ -146,7 +148,8 @@ class Options:
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         require_int("bucket_size", self.bucket_size, 1, MAXIMUM_BUCKET_SIZE)
         require_int("seed", self.seed, -(2**63), 2**63 - 1)
-        require_int("fusion_elements", self.fusion_elements, 1, MAXIMUM_ELEMENTS)
+        if self.fusion_elements is not None:
+            require_int("fusion_elements", self.fusion_elements, 1, MAXIMUM_ELEMENTS)
         require_int("min_elements", self.min_elements, 0, MAXIMUM_ELEMENTS)
         require_int("start_at", self.start_at, 0, 2**62)
         require_int("measure_every", self.measure_every, 1, 2**62)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from alq_hvd.engine.error_feedback import LossScale
 from alq_hvd.engine.fusion import FusionGroups, Sampler, sampled_groups
 from alq_hvd.engine.handshake import fingerprint
 from alq_hvd.engine.joining import agree_on_layout, join, rival
-from alq_hvd.engine.layout import FusionLayout, Slot
+from alq_hvd.engine.layout import FusionLayout, Gradient, usual_fusion
 from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import Attendance, Transport, TransportMaker
 from alq_hvd.errors import CallOrderError
@@ -32,9 +33,9 @@ class Session:
     In each step, in this order:
 
     1. ``notice_world``, then ``begin`` once, when the first gradient is there.
-    2. ``fill`` every slot, or ``start`` every group; in a world's first step only after ``lay_out``. Groups leave as
-       they are complete.
-    3. ``flush`` once; then ``take`` every slot, or the ``result`` of every group.
+    2. ``fill`` every gradient, or ``start`` every group; in a world's first step only after ``lay_out``. Groups
+       leave as they are complete.
+    3. ``flush`` once; then ``take`` every gradient, or the ``result`` of every group.
     4. ``end_step``.
 
     A step is exact, and not quantised, before the options' ``start_at``, where some rank takes no part in it, where all
@@ -179,6 +180,7 @@ class Session:
         self._asked = self.transport.attendance(repeats, f"{self.options.name}.attendance")
         if self._asked is None:
             self.attendance = Attendance(self.size)
+        self._start_if_known()
 
     def attend(self) -> Attendance:
         """Return who takes part in the open step; wait for it."""
@@ -189,34 +191,46 @@ class Session:
                 self.attendance = self._asked.wait()
         return self.attendance
 
-    def lay_out(self, layout: FusionLayout) -> None:
-        """Put ``layout`` in force, once all ranks have agreed on it and, in a new world, on options and levels.
+    def lay_out(self, gradients: Sequence[Gradient]) -> None:
+        """Lay ``gradients`` out, once all ranks agree on them and, in a new world, on options and levels.
 
         Where a rank takes no part in the open step, nobody can agree: the layout then serves for this step alone.
+        Where nobody has chosen the size of a group, and the exchanges are timed, so is that.
 
         Raises:
             ConfigurationMismatch: naming the first difference, on every rank.
         """
-        self._laid_out = FusionGroups(layout, self.codecs, overwrites=self._overwrites)
+        options = self.options
+        layout = self._group(gradients, options.fusion_elements or usual_fusion(self.size))
         if self.attend().present < self.size:
             return
         if not self._joined:
-            self.aggregator.connect(self.transport, join(self.options, self.transport, self.aggregator.position))
+            self.aggregator.connect(self.transport, join(options, self.transport, self.aggregator.position))
             self._joined = True
-        chosen, plain = self.aggregator.exchange, rival(self.options, self.transport)
-        agree_on_layout(self.options, layout, self.transport, chosen.remembered)
-        if plain is not None and chosen.decision is None and layout.group_elements:
-            decision = self.aggregator.choose_by_time(layout.group_elements, plain, self.groups.main_codec)
+        chosen, plain = self.aggregator.exchange, rival(options, self.transport)
+        agree_on_layout(options, layout, self.transport, chosen.remembered)
+        if plain is not None and chosen.decision is None and gradients:
+            decision = self.aggregator.choose_by_time(
+                lambda elements: FusionLayout.build(gradients, elements).group_elements, plain, self.groups.main_codec
+            )
             self.is_plain = decision.choice == PLAIN
+        if chosen.decision is not None and chosen.decision.fusion_elements is not None:
+            layout = self._group(gradients, chosen.decision.fusion_elements)
         self.aggregator.lay_out(fingerprint({"gradients": layout.describe()}))
         self._agreed, self.is_reconfigured = True, False
+
+    def _group(self, gradients: Sequence[Gradient], fusion_elements: int) -> FusionLayout:
+        layout = FusionLayout.build(gradients, fusion_elements)
+        self._laid_out = FusionGroups(layout, self.codecs, overwrites=self._overwrites)
+        return layout
 
     def give_up_layout(self) -> None:
         """Expect another layout: the next step begins with ``lay_out``."""
         self._laid_out, self._agreed = None, False
 
-    def fill(self, slot: Slot, gradient: Any) -> None:
-        """Give a gradient to its fusion group, and start the group's exchange when it is complete; ``None``: zeros."""
+    def fill(self, index: int, gradient: Any) -> None:
+        """Give gradient ``index`` to its group, and start the group's exchange when it is complete; ``None``: zeros."""
+        slot = self.groups.layout.slots[index]
         group = self.groups.fill(slot, gradient)
         if group is not None:
             self.start(slot.group, group.values(), group.codec)
@@ -242,9 +256,9 @@ class Session:
         self.attend()
         self._start_ready()
 
-    def take(self, slot: Slot) -> Any:
-        """Return the reduced gradient of ``slot``, once ``result`` of its group has been called."""
-        return self.groups.take(slot)
+    def take(self, index: int) -> Any:
+        """Return reduced gradient ``index``, once ``result`` of its group has been called."""
+        return self.groups.take(self.groups.layout.slots[index])
 
     def result(self, group: int, factor: float) -> Values:
         """Wait for ``group``, and return its values, overwritten with ``factor`` times the mean of all ranks'.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,11 @@ PLAIN = "fp32"
 HALF = "fp16"
 MARGIN = 0.25
 """Compression must promise to save at least this share of the time: predictions from a few messages are not better."""
+
+Grouping = Callable[[int], Sequence[int]]
+"""Return the elements of each fusion group of a step, for groups of at most so many elements."""
+FUSIONS = (2**22, 2**21, 2**20, 2**19, 2**18, 2**17)
+"""Elements of a group, from which one is chosen; the first of equals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +37,51 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Predict the seconds of fusion groups that follow each other: the last one's codec overlaps with nothing.
+
+    Attributes:
+        first: of a group that travels alone.
+        one_more: added by another group before it.
+    """
+
+    first: Line
+    one_more: Line
+
+    def seconds(self, groups: Sequence[int]) -> float:
+        """Return the time of groups of so many elements."""
+        *before, last = groups
+        return self.one_more.seconds(before) + self.first.seconds([last])
+
+    def best_fusion(self, groups_of: Grouping) -> int:
+        """Return the size of groups, one of ``FUSIONS``, with which a step is predicted to be the shortest."""
+        return min(FUSIONS, key=lambda elements: self.seconds(groups_of(elements)))
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Say how gradients travel from now on, the same on every rank.
 
     Attributes:
         choice: the exchange to use, or ``PLAIN``: leave gradients to the host's all-reduce.
         seconds: predicted for one step's gradients, by exchange and by plain all-reduce in float32 and float16.
+        fusion_elements: of a group; ``None`` where that was not measured.
     """
 
     choice: str
     seconds: dict[str, float]
+    fusion_elements: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, from which ``Decision(**values)`` makes the decision again."""
-        return {"choice": self.choice, "seconds": self.seconds}
+        return {"choice": self.choice, "seconds": self.seconds, "fusion_elements": self.fusion_elements}
 
     def __str__(self) -> str:
         predicted = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in self.seconds.items())
         if self.choice == PLAIN:
             return f"compression would not pay here ({predicted} a step): gradients go to the plain all-reduce, exact"
-        return f"gradients travel by {self.choice} ({predicted} a step)"
+        fused = "" if self.fusion_elements is None else f" in groups of {self.fusion_elements} coordinates"
+        return f"gradients travel by {self.choice}{fused} ({predicted} a step)"
 
 
 def decide(lines: Mapping[str, Line], groups: Sequence[int]) -> Decision:

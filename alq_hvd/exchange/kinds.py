@@ -60,6 +60,7 @@ REDUCE_SCATTER = ExchangeKind("reduce_scatter", shots=1, collectives=1, function
 """Not to be chosen by name: it leaves each rank with a chunk of the sum, which only a front end can ask for."""
 NAMES = (AUTO, *KINDS)
 MOST_SHOTS = max(kind.shots for kind in KINDS.values())
+MOST_COLLECTIVES = max(kind.collectives for kind in KINDS.values())
 PATIENCE = 2.0
 """All-gather is kept until it sends more than this many times the bytes of two-shot."""
 

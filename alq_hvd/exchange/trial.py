@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,17 @@ import numpy as np
 from alq_hvd.codec.base import Bytes, Values
 from alq_hvd.communicator.base import Communicator, broadcast_bytes
 from alq_hvd.exchange.base import ExchangeFunction, Task
-from alq_hvd.exchange.break_even import HALF, PLAIN, Decision, Line, decide
-from alq_hvd.exchange.in_flight import InFlight
+from alq_hvd.exchange.break_even import HALF, PLAIN, Decision, Grouping, Line, Pipeline, decide
+from alq_hvd.exchange.in_flight import GroupsInFlight
+from alq_hvd.exchange.kinds import MOST_COLLECTIVES
 from alq_hvd.exchange.plain import PlainAllreduce
 
 SIZES = (2**14, 2**19)
 """Elements of the small and of the large message: 2 MB of float32, which 10 Mbit/s carry in seconds."""
+FUSED_SIZES = (2**15, 2**18)
+"""Elements of the small and of the large group where groups follow each other."""
+FUSED_GROUPS = 4
+"""Groups that follow each other, beside one that travels alone."""
 PASSES = 3
 """Times that every way is measured; the first warms up."""
 MORE_PASSES = 12
@@ -27,6 +31,7 @@ MORE_PASSES = 12
 QUICK = 2.0
 """Seconds."""
 _LEADER = 0
+_Run = Callable[[], object]
 
 
 def decide_by_time(
@@ -46,51 +51,98 @@ def decide_by_time(
         groups: elements of each fusion group of a step.
         plain: the exact all-reduce of the same ranks.
     """
-    rank = task.communicator.rank
-    drawn = [np.random.default_rng(rank).standard_normal(elements).astype(np.float32) for elements in SIZES]
-    values = [task.codec.arrays.copied(part) for part in drawn]
-    values_as_bytes = [task.codec.arrays.as_bytes(part) for part in values]
-    runs: dict[str, list[Callable[[], object]]] = {
-        PLAIN: [_plain_run(plain, floats, False, f"{task.name}.fp32") for floats in values_as_bytes],
-        HALF: [_plain_run(plain, floats, True, f"{task.name}.fp16") for floats in values_as_bytes],
+    drawn = _Drawn(task)
+    floats = [[task.codec.arrays.as_bytes(drawn.values(elements)) for elements in SIZES] for _ in (PLAIN, HALF)]
+    runs: dict[str, list[_Run]] = {
+        PLAIN: [_plain_run(plain, each, False, f"{task.name}.fp32") for each in floats[0]],
+        HALF: [_plain_run(plain, each, True, f"{task.name}.fp16") for each in floats[1]],
     }
     for name, exchange in exchanges.items():
-        runs[name] = [_exchanger(exchange, replace(task, name=f"{task.name}.{name}"), part) for part in values]
+        named = replace(task, name=f"{task.name}.{name}")
+        runs[name] = [_exchange_run(exchange, named, [drawn.values(elements)]) for elements in SIZES]
+    lines = {name: Line.through(*zip(SIZES, best, strict=True)) for name, best in _best_times(runs, task).items()}
+    decided = decide(lines, groups)
+    return Decision(**_announce(decided.as_json(), task.communicator, f"{task.name}.decision"))
+
+
+def fuse_by_time(task: Task, exchange: ExchangeFunction, groups_of: Grouping) -> int:
+    """Return how many elements a fusion group should have, the same on every rank; blocks as ``decide_by_time`` does.
+
+    Many groups overlap one's codec with another's way, and each costs the time in which ranks find together. Both show
+    where groups that follow each other are timed beside one that travels alone.
+
+    All ranks must agree on: the task, but for its rank; the exchange; the groups.
+
+    Args:
+        task: see ``decide_by_time``.
+        exchange: in use.
+        groups_of: elements of each fusion group of a step, for a size of the groups.
+    """
+    drawn, runs = _Drawn(task), {}
+    for count in (1, FUSED_GROUPS):
+        named = replace(task, name=f"{task.name}.{count}_fused")
+        runs[str(count)] = [
+            _exchange_run(exchange, named, [drawn.values(elements) for _ in range(count)]) for elements in FUSED_SIZES
+        ]
+    best = _best_times(runs, task)
+    alone, followed = best["1"], best[str(FUSED_GROUPS)]
+    one_more = [(of_all - of_one) / (FUSED_GROUPS - 1) for of_one, of_all in zip(alone, followed, strict=True)]
+    pipeline = Pipeline(
+        first=Line.through(*zip(FUSED_SIZES, alone, strict=True)),
+        one_more=Line.through(*zip(FUSED_SIZES, one_more, strict=True)),
+    )
+    chosen = {"fusion_elements": pipeline.best_fusion(groups_of)}
+    return int(_announce(chosen, task.communicator, f"{task.name}.fusion")["fusion_elements"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """Draw values to exchange, where the codec of ``task`` takes them."""
+
+    task: Task
+
+    def values(self, elements: int) -> Values:
+        drawn = np.random.default_rng(self.task.communicator.rank).standard_normal(elements).astype(np.float32)
+        return self.task.codec.arrays.copied(drawn)
+
+
+def _plain_run(plain: PlainAllreduce, floats: Bytes, half: bool, name: str) -> _Run:
+    return lambda: plain.start(floats, half, name).wait()
+
+
+def _exchange_run(exchange: ExchangeFunction, task: Task, groups: Sequence[Values]) -> _Run:
+    """Return what averages ``groups`` as a step does: on the host, by way of fusion buffers."""
+    on_host = isinstance(groups[0], np.ndarray)
+    buffers = [np.empty_like(values) if on_host else values for values in groups]
+
+    def average() -> None:
+        under_way = GroupsInFlight(task.ledger)
+        for group, (values, buffer) in enumerate(zip(groups, buffers, strict=True)):
+            if on_host:
+                np.copyto(buffer, values)
+            under_way.start(group, exchange(buffer, replace(task, name=f"{task.name}.{group}", group=group)), buffer)
+            under_way.advance()
+        for group, (values, buffer) in enumerate(zip(groups, buffers, strict=True)):
+            under_way.finish(group, 1 / task.communicator.size, MOST_COLLECTIVES)
+            if on_host:
+                np.copyto(values, buffer)
+        task.codec.raise_for_damage()  # which waits for a device: its time counts
+
+    return average
+
+
+def _best_times(runs: Mapping[str, Sequence[_Run]], task: Task) -> dict[str, list[float]]:
+    """Return the shortest time of each run on this rank; all ranks run all of them as often, neighbours unalike."""
     times: dict[str, list[list[float]]] = {name: [] for name in runs}
     began = time.perf_counter()
     _measure(runs, times, PASSES)
     quick = time.perf_counter() - began < QUICK
     if _announce({"quick": quick}, task.communicator, f"{task.name}.quick")["quick"]:
         _measure(runs, times, MORE_PASSES)
-    lines = {name: _line(passes[1:]) for name, passes in times.items()}
-    decided = decide(lines, groups)
-    return Decision(**_announce(decided.as_json(), task.communicator, f"{task.name}.decision"))
+    return {name: [min(of_size) for of_size in zip(*passes[1:], strict=True)] for name, passes in times.items()}
 
 
-def _plain_run(plain: PlainAllreduce, floats: Bytes, half: bool, name: str) -> Callable[[], object]:
-    return lambda: plain.start(floats, half, name).wait()
-
-
-def _exchanger(exchange: ExchangeFunction, task: Task, values: Values) -> Callable[[], object]:
-    """Return what averages ``values`` as a step does: on the host, by way of a fusion buffer."""
-
-    def average(group: Values) -> None:
-        InFlight(exchange(group, task), task.ledger).finish(1 / task.communicator.size, group)
-        task.codec.raise_for_damage()  # which waits for a device: its time counts
-
-    if not isinstance(values, np.ndarray):
-        return partial(average, values)
-    buffer = np.empty_like(values)
-
-    def through_buffer() -> None:
-        np.copyto(buffer, values)
-        average(buffer)
-        np.copyto(values, buffer)
-
-    return through_buffer
-
-
-def _measure(runs: Mapping[str, list[Callable[[], object]]], times: dict[str, list[list[float]]], passes: int) -> None:
+def _measure(runs: Mapping[str, Sequence[_Run]], times: dict[str, list[list[float]]], passes: int) -> None:
     """Append to ``times`` the seconds of each size, ``passes`` times; neighbours in time are of different ways."""
     for _ in range(passes):
         for name, sizes in runs.items():
@@ -100,11 +152,6 @@ def _measure(runs: Mapping[str, list[Callable[[], object]]], times: dict[str, li
                 run()
                 seconds.append(time.perf_counter() - start)
             times[name].append(seconds)
-
-
-def _line(passes: Sequence[Sequence[float]]) -> Line:
-    small, large = (min(of_size) for of_size in zip(*passes, strict=True))
-    return Line.through((SIZES[0], small), (SIZES[1], large))
 
 
 def _announce(own: dict[str, Any], communicator: Communicator, name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from alq_hvd import backends
 from alq_hvd.engine.fusion import is_convertible, is_dense_float
 from alq_hvd.engine.handshake import agree_on_configuration
-from alq_hvd.engine.layout import FusionLayout
+from alq_hvd.engine.layout import gradients_of
 from alq_hvd.engine.options import Options
 from alq_hvd.engine.session import Session
 from alq_hvd.errors import AlqError, ConfigurationError, UnsupportedTensor
@@ -86,11 +86,12 @@ class Allreduce:
         if session.size == 1:
             session.aggregator.end_exact_step(counted=True)
             return
-        large = [(name, tensor) for name, tensor in flat if tensor.numel() >= max(self.options.min_elements, 1)]
-        small = [tensor for _, tensor in flat if tensor.numel() < self.options.min_elements]
+        least = self.options.least_elements
+        large = [(name, tensor) for name, tensor in flat if tensor.numel() >= least]
+        small = [tensor for _, tensor in flat if tensor.numel() < least]
         session.begin()
         if not session.is_laid_out or described != self._described:
-            session.lay_out(self._layout(large))
+            session.lay_out(gradients_of(large, session.codecs.place))
             self._described = described
         factor = float(session.size if op == "sum" else 1)
         self._compress([tensor for _, tensor in large], factor)
@@ -99,15 +100,13 @@ class Allreduce:
 
     def _compress(self, tensors: list[Tensor], factor: float) -> None:
         session = self._session
-        assert session.groups is not None
-        slots = session.groups.layout.slots
-        for slot, tensor in zip(slots, tensors, strict=True):
-            session.fill(slot, tensor)
+        for index, tensor in enumerate(tensors):
+            session.fill(index, tensor)
         session.flush()
         for group in range(len(session.groups.layout.group_elements)):
             session.result(group, factor)
-        for slot, tensor in zip(slots, tensors, strict=True):
-            reduced = session.take(slot)
+        for index, tensor in enumerate(tensors):
+            reduced = session.take(index)
             if reduced is not tensor:
                 tensor.copy_(reduced)
 
@@ -120,15 +119,6 @@ class Allreduce:
         self._session.average(joined.numpy(), factor)
         for tensor, part in zip(tensors, joined.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.reshape(tensor.shape))
-
-    def _layout(self, named: list[tuple[str, Tensor]]) -> FusionLayout:
-        tensors = [tensor for _, tensor in named]
-        return FusionLayout.build(
-            [(name, tensor.numel()) for name, tensor in named],
-            self.options.fusion_elements,
-            [self._session.codecs.place(tensor) for tensor in tensors],
-            [tuple(tensor.shape) for tensor in tensors],
-        )
 
     def _checked(self, given: list[tuple[str, Tensor]], op: str) -> tuple[list[tuple[str, Tensor]], str]:
         """Return the tensors outside autograd, and what is wrong with the first one that is; empty for nothing."""

@@ -70,7 +70,7 @@ def test_auto_takes_the_gpu() -> None:
         model = network(backends.torch().float32, "cuda:0")
         compression = compressor(ranks, model, None, codec="auto")
         train(ranks, model, compression, steps=1)
-        return list(compression._keys.layout.group_places)  # type: ignore[union-attr]
+        return list(compression._session.groups.layout.group_places)
 
     assert LoopbackWorld(2).run(program) == [[CudaDevice(0), CudaDevice(0)]] * 2
 
@@ -154,6 +154,6 @@ def test_a_model_on_two_gpus_has_fusion_groups_on_each() -> None:
         for index, result in enumerate(reduce_gradients(ranks, compression, gradients_of(model, float)).values()):
             assert str(result.device) == f"cuda:{index}"
             torch.testing.assert_close(result, torch.full_like(result, float(index)), rtol=0.1, atol=0.0)
-        return list(compression._keys.layout.group_places)  # type: ignore[union-attr]
+        return list(compression._session.groups.layout.group_places)
 
     assert LoopbackWorld(2).run(program) == [[CudaDevice(0), CudaDevice(1)]] * 2

@@ -18,7 +18,7 @@ from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.errors import ConfigurationError, ConfigurationMismatch
 from alq_hvd.exchange import trial
-from alq_hvd.exchange.break_even import MARGIN, PLAIN, Decision, Line, decide
+from alq_hvd.exchange.break_even import MARGIN, PLAIN, Decision, Line, Pipeline, decide
 from alq_hvd.exchange.plain import GatheredAllreduce
 from tests.support.exchanging import gradient
 from tests.support.stand_in import reduce_gradients
@@ -62,6 +62,24 @@ def test_predictions_lean_towards_plain_horovod() -> None:
     assert decision.seconds == pytest.approx({"fp32": 0.011, "fp16": 0.021, "two_shot": 0.0701})
 
 
+def groups_of(total: int, elements: int) -> list[int]:
+    """Return gradients of 2**16 coordinates in groups of so many."""
+    whole, rest = divmod(total, elements)
+    return [elements] * whole + [rest] * bool(rest)
+
+
+@pytest.mark.parametrize(("overhead", "best"), [(1e-3, 2**20), (16e-3, 2**22), (1e-5, 2**17)])
+def test_the_size_of_groups_weighs_what_each_costs_against_the_codec_work_that_overlaps_with_nothing(
+    overhead: float, best: int
+) -> None:
+    """With 2**24 coordinates, groups of s cost overhead / s * 2**24 + codec * s: least where both terms are equal."""
+    codec, wire = 2**-36 * 1000, 1e-8
+    pipeline = Pipeline(first=Line(0.01, wire + codec), one_more=Line(overhead, wire))
+    assert pipeline.best_fusion(lambda elements: groups_of(2**24, elements)) == best
+    seconds = [pipeline.seconds(groups_of(2**24, 2**exponent)) for exponent in range(17, 23)]
+    assert min(seconds) == pipeline.seconds(groups_of(2**24, best))
+
+
 def average_over(ranks: LoopbackCommunicator) -> GatheredAllreduce:
     """Return a stand-in for Horovod's all-reduce."""
     return GatheredAllreduce(ranks)
@@ -73,12 +91,13 @@ def test_the_leader_decides_for_all() -> None:
     def program(ranks: LoopbackCommunicator) -> Decision:
         aggregator = Aggregator(Options(method="qsgdinf", bits=4), choose_codec("auto"))
         aggregator.connect(PlainTransport(ranks), ranks)
-        return aggregator.choose_by_time([5000, 300], average_over(ranks))
+        return aggregator.choose_by_time(lambda elements: [5000, 300], average_over(ranks))
 
     decisions = LoopbackWorld(3).run(program)
     assert all(decision == decisions[0] for decision in decisions)
     assert list(decisions[0].seconds) == ["fp32", "fp16", "allgather", "two_shot"]
     assert all(seconds > 0 for seconds in decisions[0].seconds.values())
+    assert (decisions[0].choice == PLAIN) == (decisions[0].fusion_elements is None)
 
 
 def test_measuring_leaves_no_trace_in_statistics_counters_and_random_numbers() -> None:
@@ -87,7 +106,7 @@ def test_measuring_leaves_no_trace_in_statistics_counters_and_random_numbers() -
         aggregator = Aggregator(options, choose_codec("auto"))
         aggregator.connect(PlainTransport(ranks), ranks)
         if settle:
-            aggregator.choose_by_time([2000], average_over(ranks))
+            aggregator.choose_by_time(lambda elements: [2000], average_over(ranks))
             assert aggregator.exchange.name == "two_shot"
         aggregator.start(0, gradient(ranks.rank, 2000))
         total = aggregator.result(0, 1.0)
@@ -108,6 +127,7 @@ def test_gradients_go_where_the_decision_says(
     decided = Decision(choice, predicted)
     monkeypatch.setattr(PlainTransport, "plain", property(lambda transport: average_over(transport.gradients)))
     monkeypatch.setattr(trial, "decide", lambda lines, groups: decided)
+    monkeypatch.setattr(Pipeline, "best_fusion", lambda pipeline, groups_of: 2000)
     caplog.set_level(logging.INFO, "alq_hvd")
 
     def program(ranks: LoopbackCommunicator) -> dict[str, Any]:
@@ -122,11 +142,14 @@ def test_gradients_go_where_the_decision_says(
             mean = reduce_gradients(ranks, compression, gradients)["a"].numpy()
             exact = sum(gradient(rank, 2000, step=step) for rank in range(2)) * np.float32(0.5)
             assert np.array_equal(mean, exact) == (choice == PLAIN)
+        groups = compression._session.groups.layout.group_elements
+        assert groups == ((4000,) if choice == PLAIN else (2000, 2000))
         metrics: dict[str, Any] = compression.metrics()
         return metrics
 
     for metrics in LoopbackWorld(2).run(program):
-        assert metrics["break_even"] == {"choice": choice, "seconds": predicted}
+        fused = None if choice == PLAIN else 2000
+        assert metrics["break_even"] == {"choice": choice, "seconds": predicted, "fusion_elements": fused}
         assert metrics["exchange"] == ("none" if choice == PLAIN else "two_shot")
         assert metrics["step"] == 3
         assert metrics["passed_through_elements"] == (4000 if choice == PLAIN else 0)
@@ -154,21 +177,23 @@ def settled(ranks: LoopbackCommunicator, state: dict[str, Any] | None = None) ->
     if state is not None:
         aggregator.load_state_dict(state)
     aggregator.connect(PlainTransport(ranks), ranks)
-    aggregator.choose_by_time([5000], average_over(ranks))
+    aggregator.choose_by_time(lambda elements: [5000], average_over(ranks))
     return aggregator
 
 
 def test_a_resumed_run_takes_over_the_decision_and_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "decide", lambda lines, groups: Decision("two_shot", {"fp32": 2.0, "two_shot": 1.0}))
+    monkeypatch.setattr(Pipeline, "best_fusion", lambda pipeline, groups_of: 2**18)
     state = LoopbackWorld(2).run(lambda ranks: settled(ranks).state_dict())[0]
-    assert state["break_even"] == {"ranks": 2, "choice": "two_shot", "seconds": {"fp32": 2.0, "two_shot": 1.0}}
+    predicted = {"fp32": 2.0, "two_shot": 1.0}
+    assert state["break_even"] == {
+        "ranks": 2, "choice": "two_shot", "seconds": predicted, "fusion_elements": 2**18,
+    }  # fmt: skip
     assert json.loads(json.dumps(state)) == state
 
     monkeypatch.setattr(trial, "decide", lambda lines, groups: Decision(PLAIN, {"fp32": 1.0, "two_shot": 2.0}))
     same = LoopbackWorld(2).run(lambda ranks: settled(ranks, state))
-    assert all(
-        aggregator.exchange.decision == Decision("two_shot", {"fp32": 2.0, "two_shot": 1.0}) for aggregator in same
-    )
+    assert all(aggregator.exchange.decision == Decision("two_shot", predicted, 2**18) for aggregator in same)
     assert all(aggregator.exchange.name == "two_shot" for aggregator in same)
     other = LoopbackWorld(3).run(lambda ranks: settled(ranks, state))
     assert all(aggregator.exchange.decision.choice == PLAIN for aggregator in other if aggregator.exchange.decision)

@@ -19,7 +19,7 @@ from alq_hvd.communicator.horovod import HorovodCommunicator
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.engine import joining
 from alq_hvd.engine.joining import agree_on_layout
-from alq_hvd.engine.layout import FusionLayout
+from alq_hvd.engine.layout import FusionLayout, Gradient
 from alq_hvd.engine.options import Options
 from alq_hvd.errors import ConfigurationError, ConfigurationMismatch, UnsupportedTensor, WireFormatError
 from alq_hvd.frontends.horovod.transport import HorovodTransport
@@ -137,7 +137,7 @@ def test_gradients_of_the_host_and_of_a_device_in_one_model() -> None:
     def program(ranks: LoopbackCommunicator) -> tuple[bytes, list[Any]]:
         model = network(torch.float32, "cpu")
         compression = compressor(ranks, model, split, codec="auto", fusion_elements=10_000)
-        return train(ranks, model, compression), compression._keys.layout.describe()  # type: ignore[union-attr]
+        return train(ranks, model, compression), compression._session.groups.layout.describe()
 
     expected = run(2, on_host, fusion_elements=1000)
     for result, layout in LoopbackWorld(2).run(program):
@@ -350,8 +350,8 @@ class Gpu:
 def test_records_of_gpus_need_a_horovod_with_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
     """Said before the first record is made: Horovod's own error names a type of tensor, and no remedy."""
     monkeypatch.setattr(backends.horovod(), "nccl_built", lambda: 0)
-    layout, ranks = FusionLayout.build([("weight", 4)], 8, [Gpu()]), HorovodCommunicator(process_set=Everyone())
-    transport = HorovodTransport(ranks, "alq_hvd")
+    layout = FusionLayout.build([Gradient(0, "weight", 4, place=Gpu())], 8)
+    transport = HorovodTransport(HorovodCommunicator(process_set=Everyone()), "alq_hvd")
     options = Options(method="alq", bits=3, device_records=True)
     monkeypatch.setattr(joining, "agree_on_configuration", lambda communicator, own, name: own)
     with pytest.raises(ConfigurationError, match="device_records: expected a Horovod built with HOROVOD_GPU"):

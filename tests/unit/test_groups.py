@@ -12,14 +12,14 @@ from alq_hvd.codec.choice import choose_codec
 from alq_hvd.codec.cuda_codec import CudaCodec
 from alq_hvd.codec.device_arrays import Parts
 from alq_hvd.engine.groups import DeviceGroup, FusionGroup, HostGroup
-from alq_hvd.engine.layout import FusionLayout, Slot
+from alq_hvd.engine.layout import FusionLayout, Gradient, Slot
 from tests.support.emulated_device import EmulatedDevice
 
 SIZES = (6, 1, 0, 8)
 
 
 def layout() -> tuple[Slot, ...]:
-    return FusionLayout.build([(f"p{index}", size) for index, size in enumerate(SIZES)], 100).slots
+    return FusionLayout.build([Gradient(index, f"p{index}", size) for index, size in enumerate(SIZES)], 100).slots
 
 
 def group_of(kind: str) -> FusionGroup:

@@ -5,52 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from alq_hvd.engine.layout import FusionLayout, Slot
+from alq_hvd.engine.layout import Gradient, gradients_of
 from alq_hvd.errors import CallOrderError, ConfigurationError
 
 PlaceOf = Callable[[Any], Any]
 
 
 class Parameters:
-    """Lay the parameters of one model out in fusion groups, the last one first: backward passes come from there.
+    """Put the parameters of one model in order, the last one first: backward passes come from there.
 
-    DDP makes new buckets after the first step; the layout stays, so that a resumed run sends the same records.
+    DDP makes new buckets after the first step; the order stays, so that a resumed run sends the same records.
 
     Args:
         named: pairs of name and parameter, in model order; ``None`` for the order, and numbers, of the first buckets.
-        min_elements: smaller gradients get no slot.
-        fusion_elements: size of a fusion group.
+        min_elements: smaller gradients are not compressed.
         place_of: tells where a gradient is to be encoded.
     """
 
-    def __init__(
-        self, named: Iterable[tuple[str, Any]] | None, min_elements: int, fusion_elements: int, place_of: PlaceOf
-    ) -> None:
+    def __init__(self, named: Iterable[tuple[str, Any]] | None, min_elements: int, place_of: PlaceOf) -> None:
         self._named = None if named is None else [(name, parameter) for name, parameter in named]
-        self._min_elements, self._fusion_elements, self._place_of = min_elements, fusion_elements, place_of
+        self._min_elements, self._place_of = min_elements, place_of
         self._met: dict[int, Any] = {}  # by id; keeping them keeps the ids
-        self._slots: dict[int, Slot] = {}
-        self.layout: FusionLayout | None = None
+        self._indices: dict[int, int] = {}
+        self.gradients: tuple[Gradient, ...] | None = None
 
-    def learn(self, parameters: Sequence[Any]) -> FusionLayout:
-        """Return the layout of ``parameters``, all that the buckets of the first step had.
+    def learn(self, parameters: Sequence[Any]) -> tuple[Gradient, ...]:
+        """Return the gradients to compress of ``parameters``, all that the buckets of the first step had.
 
         Raises:
             ConfigurationError: parameters were named, and these are others.
         """
         self._met = {id(parameter): parameter for parameter in parameters}
         kept = [(name, each) for name, each in self._in_order(parameters) if each.numel() >= self._min_elements]
-        self.layout = FusionLayout.build(
-            [(name, parameter.numel()) for name, parameter in kept],
-            self._fusion_elements,
-            [self._place_of(parameter) for _, parameter in kept],
-            [tuple(parameter.shape) for _, parameter in kept],
-        )
-        self._slots = {id(parameter): slot for (_, parameter), slot in zip(kept, self.layout.slots, strict=True)}
-        return self.layout
+        self.gradients = gradients_of(kept, self._place_of)
+        self._indices = {id(parameter): index for index, (_, parameter) in enumerate(kept)}
+        return self.gradients
 
-    def slot(self, parameter: Any) -> Slot | None:
-        """Return where the gradient of ``parameter`` goes; ``None`` for a small one.
+    def index(self, parameter: Any) -> int | None:
+        """Return the number of the gradient of ``parameter``; ``None`` for a small one.
 
         Raises:
             CallOrderError: it is of another model.
@@ -60,7 +52,7 @@ class Parameters:
                 f"expected gradients of the {len(self._met)} parameters of the first step, got one of another "
                 f"parameter, of shape {tuple(parameter.shape)}: give every model a CompressionState of its own"
             )
-        return self._slots.get(id(parameter))
+        return self._indices.get(id(parameter))
 
     def _in_order(self, parameters: Sequence[Any]) -> list[tuple[str, Any]]:
         if self._named is None:

@@ -89,8 +89,7 @@ class CompressionState:
         self.reset()
 
     def _learn_parameters(self) -> None:
-        options = self.options
-        self._parameters = Parameters(self._named, options.min_elements, options.fusion_elements, self._place_of)
+        self._parameters = Parameters(self._named, self.options.least_elements, self._place_of)
 
     def reset(self) -> None:
         """Forget the step under way, after an error, and the ranks; levels, step and counters stay.
@@ -162,11 +161,11 @@ class CompressionState:
             self._unplaced += gradients
             return
         for parameter, gradient in gradients:
-            slot = self._parameters.slot(parameter)
-            if slot is None:
+            index = self._parameters.index(parameter)
+            if index is None:
                 self._small.append(gradient)
             else:
-                self._session.fill(slot, gradient)
+                self._session.fill(index, gradient)
         self._session.advance()
 
     def _finish(self) -> None:
@@ -181,8 +180,8 @@ class CompressionState:
             session.flush()
             for group in range(len(layout.group_elements)):
                 session.result(group, 1.0)
-            for slot in layout.slots:
-                session.take(slot)
+            for index in range(len(layout.slots)):
+                session.take(index)
         self._exact.wait()
         session.end_step()
         futures, self._passed_elements_last_step = self._futures, self._exact.elements
@@ -191,10 +190,10 @@ class CompressionState:
             future.set_result(buffer)
 
     def _lay_out(self) -> None:
-        layout, unplaced = self._parameters.layout, self._unplaced
-        if layout is None:
-            layout = self._parameters.learn([parameter for parameter, _ in unplaced])
-        self._session.lay_out(layout)
+        known, unplaced = self._parameters.gradients, self._unplaced
+        if known is None:
+            known = self._parameters.learn([parameter for parameter, _ in unplaced])
+        self._session.lay_out(known)
         self._unplaced = []
         self._fill(unplaced)
 

@@ -11,7 +11,7 @@ from alq_hvd import backends
 from alq_hvd.communicator.base import allgather_bytes
 from alq_hvd.communicator.torch_distributed import TorchCommunicator
 from alq_hvd.engine.handshake import agree_on_configuration
-from alq_hvd.engine.layout import FusionLayout
+from alq_hvd.engine.layout import FusionLayout, Gradient
 from alq_hvd.engine.options import Options
 from alq_hvd.errors import CallOrderError, ConfigurationError, StateError
 from alq_hvd.exchange.kinds import REDUCE_SCATTER
@@ -94,7 +94,11 @@ class ShardedCompression:
             self.between = Hop(options, to_nodes, shard.rank, shard.size)
         self._is_open = False
         places = [self.inside.codecs.place(backends.torch().empty(0, device=each.group.device)) for each in modules]
-        layout = FusionLayout.build([(each.name, each.elements) for each in modules], 1, places)
+        described = [
+            Gradient(index, each.name, each.elements, place=place)
+            for index, (each, place) in enumerate(zip(modules, places, strict=True))
+        ]
+        layout = FusionLayout.build(described, 1)
         for hop in self._hops:
             hop.join(layout)
         for index, each in enumerate(modules):

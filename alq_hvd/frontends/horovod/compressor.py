@@ -20,7 +20,7 @@ from alq_hvd.codec.choice import Codecs
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.horovod import HorovodCommunicator
 from alq_hvd.engine.fusion import Sampler, is_dense_float, require_all, require_convertible
-from alq_hvd.engine.layout import Slot
+from alq_hvd.engine.layout import Gradient
 from alq_hvd.engine.options import Options
 from alq_hvd.engine.session import Session
 from alq_hvd.engine.transport import PlainTransport, Transport
@@ -107,13 +107,13 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._decoded: set[int] = set()  # groups
         self._outstanding, self._passed_elements, self._delivering = 0, 0, False
         self._passed_shapes: list[tuple[int, ...]] = []
-        self._sparse: list[Slot] = []
+        self._sparse: list[int] = []
         self._keys.reset()
 
     def _keys_under(self, options: Options, codecs: Codecs) -> Keys:
         if self._named is None:
-            return CallOrderKeys(options.least_elements, options.fusion_elements, codecs.place)
-        return IdentityKeys(self._named, options.least_elements, options.fusion_elements, codecs.place)
+            return CallOrderKeys(options.least_elements, codecs.place)
+        return IdentityKeys(self._named, options.least_elements, codecs.place)
 
     def _make_transport(self) -> Transport:
         if self._communicator is not None and not isinstance(self._communicator, HorovodCommunicator):
@@ -150,29 +150,29 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
                 f"rank {session.rank}: a gradient arrived while those of step {session.step} are still being "
                 "delivered. Give every optimizer its own alq_hvd.Compression"
             )
-        slot = self._keys.locate(tensor)
-        if slot is None:
+        known = self._keys.locate(tensor)
+        if known is None:
             self._passed_shapes.append(tuple(tensor.shape))
             return self._pass(tensor)
         require_convertible(tensor)
-        if not session.is_open:
-            session.begin(repeats=self._keys.is_untouched(slot, tensor))
         if session.is_laid_out:
             session.advance()  # first: what has arrived has waited longer
-            session.fill(slot, tensor)
+            session.fill(known.index, tensor)
         else:
-            self._stage(slot, tensor)
+            self._stage(known, tensor)
+        if not session.is_open:  # last: Horovod sends what is asked here, and the probe, in one message
+            session.begin(repeats=self._keys.is_untouched(known.index, tensor))
         self._outstanding += 1
         probe = Probe(
             rank=session.rank,
             size=session.size,
             configuration=session.configuration,
             levels=session.aggregator.levels_fingerprint,
-            tensor=slot.index,
+            tensor=known.index,
             step=session.step,
         )
         session.ledger.sent(ring_bytes(session.size, PROBE_BYTES))
-        return torch.tensor(probe.values(), dtype=torch.float64, device="cpu"), Ticket(slot.index, slot.name, probe)
+        return torch.tensor(probe.values(), dtype=torch.float64, device="cpu"), Ticket(known.index, known.name, probe)
 
     def decompress(self, tensor: Any, ctx: Any) -> Any:
         """Return the reduced gradient that belongs to ``ctx``.
@@ -201,12 +201,12 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         if not self._delivering:
             self._all_gradients_seen()
         factor = ctx.probe.check(reduced, ctx.name, session.attend())
-        slot = session.groups.layout.slots[ctx.index]
-        if slot.group not in self._decoded:
-            session.result(slot.group, factor)
-            self._decoded.add(slot.group)
-        gradient = session.take(slot)
-        self._keys.delivered(slot, gradient)
+        group = session.groups.layout.slots[ctx.index].group
+        if group not in self._decoded:
+            session.result(group, factor)
+            self._decoded.add(group)
+        gradient = session.take(ctx.index)
+        self._keys.delivered(ctx.index, gradient)
         self._delivered()
         return gradient
 
@@ -294,14 +294,14 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         if self._outstanding:
             raise CallOrderError(f"{call}: expected to be called between steps, got a step with gradients in flight")
 
-    def _stage(self, slot: Slot, tensor: Any) -> None:
+    def _stage(self, known: Gradient, tensor: Any) -> None:
         """Keep a gradient until all ranks have agreed on its place."""
-        if slot.index in self._staged:
+        if known.index in self._staged:
             raise CallOrderError(
-                f"gradient {slot.name} was handed over twice in one step: expected each once. Give every optimizer its "
-                "own compression"
+                f"gradient {known.name} was handed over twice in one step: expected each once. Give every "
+                "optimizer its own compression"
             )
-        self._staged[slot.index] = tensor
+        self._staged[known.index] = tensor
 
     def _all_gradients_seen(self) -> None:
         """Make sure, at a step's first ``decompress``, that every fusion group is on its way."""
@@ -312,17 +312,16 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             except ConfigurationMismatch as mismatch:
                 remedy = "for example with hvd.elastic.TorchState(compression=...)"
                 raise ConfigurationMismatch(f"{mismatch}, {remedy}") from mismatch
-        slots = session.groups.layout.slots
         staged, self._staged = self._staged, {}
         for index in sorted(staged):
-            session.fill(slots[index], staged[index])
+            session.fill(index, staged[index])
         absent = session.groups.missing()
         # Horovod reduces sparse gradients without asking: their place is empty this once, and gone from the next step.
-        sparse = self._keys.sparse(absent)
-        for slot in sparse:
-            session.fill(slot, None)
-        missing = [slot for slot in absent if slot not in sparse]
-        require_all(missing, len(slots), session.rank, session.step)
+        sparse = self._keys.sparse(slot.index for slot in absent)
+        for index in sparse:
+            session.fill(index, None)
+        missing = [slot for slot in absent if slot.index not in sparse]
+        require_all(missing, len(session.groups.layout.slots), session.rank, session.step)
         session.flush()
         self._sparse, self._delivering = sparse, True
 
@@ -339,10 +338,10 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
 
     @property
     def _compresses_nothing(self) -> bool:
-        layout = self._keys.layout
-        if self._session.is_idle or layout is None:
+        known = self._keys.gradients
+        if self._session.is_idle or known is None:
             return self._session.is_idle
-        return len(self._keys.sparse(layout.slots)) == len(layout.slots)
+        return len(self._keys.sparse(range(len(known)))) == len(known)
 
     def _require_met(self) -> None:
         """Raise ``ConfigurationError`` if the optimizer's gradients are those of other parameters than were named."""

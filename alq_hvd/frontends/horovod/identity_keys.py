@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from alq_hvd import backends
-from alq_hvd.engine.layout import FusionLayout, Slot
+from alq_hvd.engine.layout import Gradient, gradients_of
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.frontends.horovod.keys import PlaceOf, on_host
 
@@ -22,9 +22,8 @@ class IdentityKeys:
         named_parameters: pairs of name and torch parameter, in model order; one that comes again, because weights are
             tied, counts once.
         min_elements: smaller gradients are left to Horovod.
-        fusion_elements: size of a fusion group.
-        place_of: tells where a tensor is to be encoded; on the host without it. It is asked when the layout is first
-            needed, by when the model has been moved to where it is trained.
+        place_of: tells where a tensor is to be encoded; on the host without it. It is asked when gradients are first
+            described, by when the model has been moved to where it is trained.
 
     Raises:
         ConfigurationError: ``named_parameters`` are no pairs, or two parameters share a name.
@@ -36,11 +35,9 @@ class IdentityKeys:
         self,
         named_parameters: Sequence[tuple[str, Any]],
         min_elements: int,
-        fusion_elements: int,
         place_of: PlaceOf = on_host,
     ) -> None:
         self._min_elements = min_elements
-        self._fusion_elements = fusion_elements
         self._place_of = place_of
         self._all = [
             (name, parameter)
@@ -53,10 +50,10 @@ class IdentityKeys:
         _watch(self, [parameter for _, parameter in self._all])
         self.reset()
 
-    def _lay_out(self, kept: list[int]) -> None:
+    def _keep(self, kept: list[int]) -> None:
         self._kept = [self._all[index] for index in kept]
         self._place_among_kept = {index: place for place, index in enumerate(kept)}
-        self._layout: FusionLayout | None = None
+        self._described: tuple[Gradient, ...] | None = None
         # Hooks fire in much the same order every step: after gradient i, try the one that followed it last time.
         self._follower = [*range(1, len(kept)), 0]
         self._last = len(kept) - 1
@@ -68,17 +65,14 @@ class IdentityKeys:
         self._newest = index
 
     @property
-    def layout(self) -> FusionLayout:
-        """Return the layout, made when it is first asked for."""
-        if self._layout is None:
-            sizes = [(name, parameter.numel()) for name, parameter in self._kept]
-            places = [self._place_of(parameter) for _, parameter in self._kept]
-            shapes = [tuple(parameter.shape) for _, parameter in self._kept]
-            self._layout = FusionLayout.build(sizes, self._fusion_elements, places, shapes)
-        return self._layout
+    def gradients(self) -> tuple[Gradient, ...]:
+        """Return the gradients to compress, described when they are first asked for."""
+        if self._described is None:
+            self._described = gradients_of(self._kept, self._place_of)
+        return self._described
 
-    def locate(self, tensor: Any) -> Slot | None:
-        """Return the slot of the parameter whose gradient ``tensor`` is."""
+    def locate(self, tensor: Any) -> Gradient | None:
+        """Return the gradient of the parameter whose ``grad`` is ``tensor``."""
         if not self._kept or tensor.numel() < self._min_elements:
             return None
         index = self._find(tensor)
@@ -86,7 +80,7 @@ class IdentityKeys:
             return None
         self._follower[self._last] = self._last = index
         self._seen.add(index)
-        return self.layout.slots[index]
+        return self.gradients[index]
 
     def _find(self, tensor: Any) -> int | None:
         newest = self._place_among_kept.get(self._newest, -1)
@@ -114,27 +108,27 @@ class IdentityKeys:
         torch = backends.torch()
         return next((index for index in alike if torch.equal(self._kept[index][1].grad.to_dense(), tensor)), None)
 
-    def is_untouched(self, slot: Slot, tensor: Any) -> bool:
+    def is_untouched(self, index: int, tensor: Any) -> bool:
         """Return whether ``tensor`` is the gradient that was reduced, of the version that Horovod made of it."""
-        if slot.index not in self._reduced:
+        if index not in self._reduced:
             return False
-        known, version = self._reduced[slot.index]
+        known, version = self._reduced[index]
         reduced: Any = known()
         return bool(reduced is tensor and reduced._version <= version)
 
-    def delivered(self, slot: Slot, tensor: Any) -> None:
+    def delivered(self, index: int, tensor: Any) -> None:
         """Note the gradient and its version; Horovod's ``grad.set_`` makes the next one."""
-        gradient = self._kept[slot.index][1].grad
+        gradient = self._kept[index][1].grad
         if gradient is not None and not _is_sparse(gradient):
-            self._reduced[slot.index] = weakref.ref(gradient), gradient._version + 1
+            self._reduced[index] = weakref.ref(gradient), gradient._version + 1
 
-    def end_of_calls(self) -> FusionLayout:
-        """Return the layout."""
-        return self.layout
+    def end_of_calls(self) -> tuple[Gradient, ...]:
+        """Return the gradients to compress."""
+        return self.gradients
 
-    def sparse(self, slots: Sequence[Slot]) -> list[Slot]:
-        """Return the slots whose parameters have a sparse gradient."""
-        return [slot for slot in slots if _is_sparse(self._kept[slot.index][1].grad)]
+    def sparse(self, indices: Iterable[int]) -> list[int]:
+        """Return those whose parameters have a sparse gradient."""
+        return [index for index in indices if _is_sparse(self._kept[index][1].grad)]
 
     def unmet(self, shapes: Sequence[tuple[int, ...]]) -> list[str]:
         """Return the names of all parameters, if a tensor of the shape of each was handed over, and none was theirs."""
@@ -146,10 +140,10 @@ class IdentityKeys:
             others.remove(shape)
         return [name for name, _ in self._kept]
 
-    def drop(self, slots: Sequence[Slot]) -> None:
-        """Make a new layout without the parameters of ``slots``."""
-        gone = {slot.index for slot in slots}
-        self._lay_out([index for index, place in self._place_among_kept.items() if place not in gone])
+    def drop(self, indices: Iterable[int]) -> None:
+        """Compress the gradients of these parameters no more."""
+        gone = set(indices)
+        self._keep([index for index, place in self._place_among_kept.items() if place not in gone])
 
     def end_step(self) -> None:
         """Forget which gradients were seen."""
@@ -157,7 +151,7 @@ class IdentityKeys:
 
     def reset(self) -> None:
         """Expect every parameter's gradient to be dense again."""
-        self._lay_out(list(range(len(self._all))))
+        self._keep(list(range(len(self._all))))
 
 
 def _distinct(named_parameters: Sequence[Any]) -> list[tuple[str, Any]]:

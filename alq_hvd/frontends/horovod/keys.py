@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from alq_hvd.engine.layout import FusionLayout, Slot
+from alq_hvd.engine.layout import Gradient
 
 PlaceOf = Callable[[Any], Any]
 """Return where a tensor is to be encoded: a device, or ``None`` for the host."""
@@ -22,28 +22,28 @@ class Keys(Protocol):
     """A gradient is overwritten with its sum, which saves memory, and not left as it was."""
 
     @property
-    def layout(self) -> FusionLayout | None:
-        """Return the layout, or ``None`` while the first step is still being learnt."""
+    def gradients(self) -> Sequence[Gradient] | None:
+        """Return the gradients to compress, or ``None`` while the first step is still being learnt."""
         ...
 
-    def locate(self, tensor: Any) -> Slot | None:
-        """Return the slot of ``tensor``, or ``None`` when it is not to be compressed."""
+    def locate(self, tensor: Any) -> Gradient | None:
+        """Return which gradient ``tensor`` is, or ``None`` when it is not to be compressed."""
         ...
 
-    def is_untouched(self, slot: Slot, tensor: Any) -> bool:
-        """Return whether ``tensor`` is what the last step has reduced for ``slot``, and nobody has changed it."""
+    def is_untouched(self, index: int, tensor: Any) -> bool:
+        """Return whether ``tensor`` is what the last step has reduced for gradient ``index``, and nobody changed it."""
         ...
 
-    def delivered(self, slot: Slot, tensor: Any) -> None:
-        """Learn that ``tensor`` is the reduced gradient of ``slot``."""
+    def delivered(self, index: int, tensor: Any) -> None:
+        """Learn that ``tensor`` is the reduced gradient ``index``."""
         ...
 
-    def end_of_calls(self) -> FusionLayout:
-        """Learn that every gradient of the step has been seen, and return the layout."""
+    def end_of_calls(self) -> Sequence[Gradient]:
+        """Learn that every gradient of the step has been seen, and return those to compress."""
         ...
 
-    def sparse(self, slots: Sequence[Slot]) -> list[Slot]:
-        """Return those of ``slots`` whose gradients turned out to be sparse: Horovod reduces them without asking."""
+    def sparse(self, indices: Iterable[int]) -> list[int]:
+        """Return those of the gradients that turned out to be sparse: Horovod reduces them without asking."""
         ...
 
     def unmet(self, shapes: Sequence[tuple[int, ...]]) -> list[str]:
@@ -53,8 +53,8 @@ class Keys(Protocol):
         """
         ...
 
-    def drop(self, slots: Sequence[Slot]) -> None:
-        """Make a new layout without ``slots``."""
+    def drop(self, indices: Iterable[int]) -> None:
+        """Compress these gradients no more; the others get new numbers."""
         ...
 
     def end_step(self) -> None:

@@ -56,11 +56,14 @@ class HorovodTransport:
         return StockAllreduce(self.gradients)
 
     def attendance(self, repeats: bool, name: str) -> Pending[Attendance]:
-        """Ask by an all-reduce, the one collective to which Horovod adds zeros for ranks that have joined."""
+        """Ask by an all-reduce, the one collective to which Horovod adds zeros for ranks that have joined.
+
+        In the type and by the operation of most probes: Horovod sends it in one message with the first of them.
+        """
         torch, hvd, own = backends.torch(), backends.horovod(), self.gradients
-        told = torch.tensor([1.0, float(own.rank == 0), float(repeats)], dtype=torch.float32, device="cpu")
-        handle = hvd.allreduce_async_(told, name=name, op=hvd.Sum, process_set=own.process_set)
-        return own.pending(handle, f"attendance {name!r}", _attendance)
+        told = torch.tensor([1.0, float(own.rank == 0), float(repeats)], dtype=torch.float64, device="cpu")
+        handle = hvd.allreduce_async_(told, name=name, op=hvd.Average, process_set=own.process_set)
+        return own.pending(handle, f"attendance {name!r}", lambda means: _attendance(means.numpy() * own.size))
 
     def device_records_problem(self, place: Place) -> str:
         """Return what a GPU's records lack: Horovod's NCCL, or collectives that are done when their data are there."""
@@ -77,5 +80,5 @@ class HorovodTransport:
 
 
 def _attendance(sums: Any) -> Attendance:
-    present, leads, repeats = np.rint(sums.numpy()).astype(int).tolist()
+    present, leads, repeats = np.rint(sums).astype(int).tolist()
     return Attendance(present, bool(leads), repeats == present)
