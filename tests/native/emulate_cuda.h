@@ -4,6 +4,7 @@
 // meet at the same barriers, and says nothing about races or speed.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -12,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #define ALQ_DEVICE inline
@@ -26,9 +28,19 @@ struct Index {
   unsigned x;
 };
 
+// A thread of every block: it stays when one has ended, for the next. Jumps between threads and the scheduler save no mask
+// of signals, which swapcontext asks the system for: here that would be most of the time.
+struct Thread {
+  static constexpr size_t kStackBytes = 64 * 1024;
+  std::unique_ptr<char[]> stack;
+  ucontext_t start;
+  jmp_buf place;
+  bool started = false;
+};
+
 alignas(64) inline unsigned char dynamic_shared[256 * 1024];
-inline ucontext_t scheduler;
-inline std::vector<ucontext_t> threads;
+inline jmp_buf scheduler;
+inline std::vector<std::unique_ptr<Thread>> threads;
 enum class State : char { ready, at_warp, at_block, ended };
 inline std::vector<State> states;
 inline std::function<void()> body;
@@ -43,12 +55,22 @@ namespace emulated {
 inline void wait(State where) {
   const unsigned self = threadIdx.x;
   states[self] = where;
-  swapcontext(&threads[self], &scheduler);
+  if (!_setjmp(threads[self]->place)) _longjmp(scheduler, 1);
 }
 
 inline void run_thread() {
-  body();
-  wait(State::ended);
+  for (;;) {
+    body();
+    wait(State::ended);
+  }
+}
+
+// Let a thread go on, and return when it waits.
+inline void resume(Thread& thread) {
+  if (_setjmp(scheduler)) return;
+  if (thread.started) _longjmp(thread.place, 1);
+  thread.started = true;
+  setcontext(&thread.start);
 }
 
 // Let the threads begin <= t < end go on if all of them that have not ended wait there. Return whether any does.
@@ -64,12 +86,12 @@ inline bool release(State where, size_t begin, size_t end) {
 }
 
 inline void run_block() {
-  const size_t count = threads.size();
+  const size_t count = states.size();
   for (size_t ended = 0; ended < count;) {
     for (size_t t = 0; t < count; ++t)
       if (states[t] == State::ready) {
         threadIdx.x = static_cast<unsigned>(t);
-        swapcontext(&scheduler, &threads[t]);
+        resume(*threads[t]);
         ended += states[t] == State::ended;
       }
     bool any = release(State::at_block, 0, count);
@@ -83,20 +105,19 @@ inline void run_block() {
 
 // Run `grid` blocks of `block` threads, one block after another.
 inline void launch(unsigned grid, unsigned block, std::function<void()> kernel) {
-  constexpr size_t stack_bytes = 64 * 1024;
-  static std::vector<char> stacks;
-  stacks.resize(block * stack_bytes);
+  while (threads.size() < block) {
+    threads.push_back(std::make_unique<Thread>());
+    Thread& thread = *threads.back();
+    thread.stack.reset(new char[Thread::kStackBytes]);
+    getcontext(&thread.start);
+    thread.start.uc_stack.ss_sp = thread.stack.get();
+    thread.start.uc_stack.ss_size = Thread::kStackBytes;
+    makecontext(&thread.start, run_thread, 0);
+  }
   body = std::move(kernel);
   gridDim.x = grid;
   for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x) {
-    threads.assign(block, ucontext_t());
     states.assign(block, State::ready);
-    for (unsigned t = 0; t < block; ++t) {
-      getcontext(&threads[t]);
-      threads[t].uc_stack.ss_sp = stacks.data() + t * stack_bytes;
-      threads[t].uc_stack.ss_size = stack_bytes;
-      makecontext(&threads[t], run_thread, 0);
-    }
     run_block();
   }
 }

@@ -45,7 +45,7 @@ def each(names: str | tuple[str, ...], values: Iterable[Any]) -> Callable[[Test]
                 with subtests.test(name_of(case)):
                     once(**fixtures, **case)
 
-        fixtures = [each for name, each in signature.parameters.items() if name not in cases[0]]
+        fixtures = [argument for name, argument in signature.parameters.items() if name not in cases[0]]
         subtests = inspect.Parameter("subtests", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         every_case.__signature__ = signature.replace(parameters=[subtests, *fixtures])  # type: ignore[attr-defined]
         every_case._case = once, cases  # type: ignore[attr-defined]

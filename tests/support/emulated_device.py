@@ -8,10 +8,10 @@ arithmetic, indices and the order of sums are checked; races and speed need a GP
 from __future__ import annotations
 
 import ctypes
-import os
+import fcntl
+import hashlib
 import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,30 +29,44 @@ SOURCES = Path(native.__file__).parent
 PROGRAMS = Path(__file__).parents[1] / "native"
 COMPILER = shutil.which("g++") or shutil.which("c++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler, as building alq_hvd does")
-LIBRARY = "ALQ_HVD_EMULATED_LIBRARY"
-"""Variable that names a library which ``build`` has made, for ranks that start at the same time."""
+BUILT = Path(__file__).parents[2] / ".cache" / "emulated"
+"""Libraries, by the digest of all that they are made of."""
 KERNELS = frozenset(cuda_names.every(range(1, 9), cuda_names.TYPES.values()))
 _one_launch = threading.Lock()
 """The emulated threads are global variables: ranks that are threads of one process take turns."""
 
 
-def build(folder: Path) -> Path:
-    """Compile the kernels for the CPU, and return the library."""
-    built = folder / "emulated_launch.so"
+def build() -> Path:
+    """Compile the kernels for the CPU, unless they have been before, by whichever process; return the library."""
     includes = [f"-I{SOURCES / 'csrc'}", f"-I{SOURCES / 'cuda'}", f"-I{PROGRAMS}"]
     options = ["-O1", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=off", "-DALQ_EMULATED"]
     quiet = ["-Wall", "-Wno-unknown-pragmas", "-Wno-psabi"]
-    command = [str(COMPILER), *options, *quiet, *includes, str(PROGRAMS / "emulated_launch.cpp"), "-o", str(built)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
+    command = [str(COMPILER), *options, *quiet, *includes, str(PROGRAMS / "emulated_launch.cpp")]
+    built = BUILT / f"{digest_of(command)}.so"
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with open(BUILT / "lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not built.exists():
+            draft = built.with_suffix(".part")
+            done = subprocess.run([*command, "-o", str(draft)], capture_output=True, text=True, timeout=280)
+            assert done.returncode == 0, done.stderr
+            draft.replace(built)
     return built
+
+
+def digest_of(command: Sequence[str]) -> str:
+    """Return a number of all that the library is made of."""
+    version = subprocess.run([str(COMPILER), "--version"], capture_output=True, timeout=60, check=True).stdout
+    digest = hashlib.sha256(version + "\n".join(command).encode())
+    for folder in (SOURCES / "csrc", SOURCES / "cuda", PROGRAMS):
+        for path in sorted(path for path in folder.iterdir() if path.is_file()):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:20]
 
 
 @cache
 def library() -> ctypes.CDLL:
-    """Load the library that the environment names, or build one for this process."""
-    with tempfile.TemporaryDirectory(prefix="alq_hvd_emulated_") as folder:
-        loaded = ctypes.CDLL(os.environ.get(LIBRARY) or str(build(Path(folder))))  # stays when the file is gone
+    loaded = ctypes.CDLL(str(build()))
     loaded.emulated_launch.restype = ctypes.c_char_p
     return loaded
 

@@ -14,6 +14,7 @@ from alq_hvd.codec.cuda_codec import CudaCodec
 from alq_hvd.quantiser.config import Norm, QuantiserConfig
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 from tests.support import cuda_cases
+from tests.support.cases import each
 from tests.support.emulated_device import EmulatedDevice, library, needs_compiler
 
 pytestmark = [needs_compiler, pytest.mark.timeout(300)]
@@ -37,9 +38,9 @@ def codec(device: EmulatedDevice) -> CudaCodec:
     return CudaCodec(device)
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-@pytest.mark.parametrize("bucket_size", [64, 512, 1024, 3072, 8192, 10_240, 7, 1000, 5000])
+@each("bits", range(1, 9))
+@each("norm", ["l2", "linf"])
+@each("bucket_size", [64, 512, 1024, 3072, 8192, 10_240, 7, 1000, 5000])
 def test_bytes_of_the_reference(codec: CudaCodec, bits: int, norm: Norm, bucket_size: int) -> None:
     """Fused kernels for powers of two and multiples of 1024, two passes for the rest; the last bucket is short."""
     elements = (1, 33, 5003, 8192, 20_483)[(bits + bucket_size) % 5]
@@ -68,45 +69,45 @@ def test_a_device_with_little_shared_memory_reads_large_buckets_twice() -> None:
     cuda_cases.check_bytes(CudaCodec(EmulatedDevice()), 3, "l2", 16_384, 20_000)
 
 
-@pytest.mark.parametrize("elements", [0, 1])
+@each("elements", [0, 1])
 def test_groups_of_almost_nothing(codec: CudaCodec, elements: int) -> None:
     for bucket_size in (512, 1000):
         cuda_cases.check_bytes(codec, 3, "l2", bucket_size, elements)
 
 
-@pytest.mark.parametrize("scale", [1e-37, 1e-20, 1e-11, 1.0, 1e29, 1e31])
+@each("scale", [1e-37, 1e-20, 1e-11, 1.0, 1e29, 1e31])
 def test_divisions_at_every_scale(codec: CudaCodec, scale: float) -> None:
     cuda_cases.check_divisions(codec, scale)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("bucket_size", [512, 1000])
+@each("dtype", [torch.float16, torch.bfloat16])
+@each("bucket_size", [512, 1000])
 def test_16_bit_gradients_of_many_tensors(codec: CudaCodec, dtype: torch.dtype, bucket_size: int) -> None:
     cuda_cases.check_16_bit_tensors(codec, dtype, bucket_size, (4003, 1000, 0, 33, 1))
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("bucket_size", [512, 1000, 2048])
-@pytest.mark.parametrize("elements", [1, 1500, 9003])
+@each("bits", range(1, 9))
+@each("bucket_size", [512, 1000, 2048])
+@each("elements", [1, 1500, 9003])
 def test_decode_sum_gives_the_floats_of_the_reference(
     codec: CudaCodec, bits: int, bucket_size: int, elements: int
 ) -> None:
     cuda_cases.check_decode_sum(codec, bits, bucket_size, elements)
 
 
-@pytest.mark.parametrize("widths", [(3, 8), (4, 4)])
-@pytest.mark.parametrize("bucket_size", [512, 8192, 1000])
+@each("widths", [(3, 8), (4, 4)])
+@each("bucket_size", [512, 8192, 1000])
 def test_recoding_is_decoding_and_encoding(codec: CudaCodec, widths: tuple[int, int], bucket_size: int) -> None:
     cuda_cases.check_recode(codec, widths, bucket_size, 9003)
 
 
-@pytest.mark.parametrize("clip", [None, 1.5])
-@pytest.mark.parametrize("bucket_size", [512, 1000])
+@each("clip", [None, 1.5])
+@each("bucket_size", [512, 1000])
 def test_error_feedback_keeps_what_was_lost(codec: CudaCodec, bucket_size: int, clip: float | None) -> None:
     cuda_cases.check_error_feedback(codec, bucket_size, clip, 5003)
 
 
-@pytest.mark.parametrize("config", [QuantiserConfig(3, 512), QuantiserConfig(3, 1000, "linf", 2.5)])
+@each("config", [QuantiserConfig(3, 512), QuantiserConfig(3, 1000, "linf", 2.5)])
 def test_statistics_agree_with_the_reference(codec: CudaCodec, config: QuantiserConfig) -> None:
     cuda_cases.check_statistics(codec, config, 9003)
 
@@ -115,7 +116,7 @@ def test_wrong_tensors_are_refused(codec: CudaCodec) -> None:
     cuda_cases.check_refusals(codec, torch.zeros(8, device="meta"))
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
+@each("bits", range(1, 9))
 def test_the_tables_are_those_of_the_c_header(bits: int) -> None:
     for count in {2**bits, max(2, 2**bits - 1)}:
         levels, made = cuda_cases.levels_of(count, bits), np.zeros(4 * 256 + 1, dtype=np.float32)

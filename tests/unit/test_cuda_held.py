@@ -17,6 +17,7 @@ from alq_hvd.codec.cuda_structs import held_log2
 from alq_hvd.quantiser.config import Norm, QuantiserConfig
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 from tests.support import cuda_cases, cuda_rotated_cases
+from tests.support.cases import each
 from tests.support.cuda_rotated_cases import KINDS, STARTED, config_of, table_of
 from tests.support.emulated_device import EmulatedDevice, needs_compiler
 
@@ -52,7 +53,7 @@ def test_which_buckets_are_held() -> None:
     assert held_log2(QuantiserConfig(3, 1024, clip=2.5)) == -1
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
+@each("bits", range(1, 9))
 def test_bytes_of_the_reference(codec: CudaCodec, bits: int) -> None:
     """One tensor, and several, between which the chunk crosses; sums of two records."""
     norms: tuple[Norm, ...] = ("l2", "linf")
@@ -63,7 +64,7 @@ def test_bytes_of_the_reference(codec: CudaCodec, bits: int) -> None:
         cuda_cases.check_record(codec, ordinary(ELEMENTS, seed=bits), layout, levels, STARTED, stamp)
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
+@each("bits", range(1, 9))
 def test_bytes_of_rotated_buckets(codec: CudaCodec, bits: int) -> None:
     for number, kind in enumerate(KINDS):
         cuda_rotated_cases.check_bytes(codec, kind, bits, SIZES[(bits + number) % 4], ELEMENTS)
@@ -77,7 +78,7 @@ def test_every_size_of_bucket(codec: CudaCodec) -> None:
             cuda_rotated_cases.check_bytes(codec, kind, 4, size, ELEMENTS)
 
 
-@pytest.mark.parametrize("scale", [1e-37, 1e-20, 1e-11, 1e29, 1e31, 0.0, np.nan, np.inf])
+@each("scale", [1e-37, 1e-20, 1e-11, 1e29, 1e31, 0.0, np.nan, np.inf])
 def test_an_unusual_bucket_among_ordinary_ones(codec: CudaCodec, scale: float) -> None:
     """Its norm, or dividing by it, is not what the others' are: the whole chunk goes the other way."""
     levels = cuda_cases.levels_of(8)
