@@ -11,6 +11,7 @@ import numpy.typing as npt
 from alq_hvd.codec.keys import StreamKey, stream_key
 from alq_hvd.codec.reference import ReferenceCodec, bucket_norms, clip_buckets, quantise
 from alq_hvd.codec.rotation import gain, rotate_values, rotate_values_back, sign_key
+from alq_hvd.codec.strata import strata_for
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
@@ -22,6 +23,8 @@ from alq_hvd.quantiser.theory import bytes_fixed, bytes_ideal, entropy_bits
 Values = npt.NDArray[np.float32]
 CHUNK = 2**20
 """Coordinates worked on at a time: the memory needed does not grow with the gradient."""
+TOGETHER = 2**15
+"""Coordinates of each rank, where ranks are measured together."""
 ROTATED_COORDINATES, MOST_ROTATIONS = 2**20, 16
 """A rotated gradient is measured under several signs until so many coordinates were seen: small ones vary with them."""
 
@@ -82,6 +85,37 @@ def measure(values: Values, config: QuantiserConfig, levels: Levels, *, draws: i
     )
 
 
+def share_left_together(values: Values, config: QuantiserConfig, levels: Levels, ranks: int, seed: int = 0) -> float:
+    """Return what ranks that round together leave of the error of the mean of n independent roundings.
+
+    Measured by the reference codec on unrelated gradients: the buckets of ``values``, dealt out to ranks at random.
+    Gradients that have something in common leave less.
+
+    Args:
+        values: float32[n], drawn from with replacement.
+        config: rounds stochastically.
+        levels: of the quantiser.
+        ranks: n.
+        seed: of the draw.
+    """
+    size, generator = config.bucket_size, np.random.default_rng(seed)
+    rows = np.resize(values, (max(len(values) // size, 1), size))
+    errors = dict.fromkeys((1, strata_for(ranks)), 0.0)
+    count = max(TOGETHER // size, 1)
+    # Shuffled within: gradients of one model put large coordinates in the same places, which is not unrelated.
+    picked = [
+        generator.permuted(rows[generator.integers(len(rows), size=count)], axis=1).reshape(-1) for _ in range(ranks)
+    ]
+    for strata in errors:
+        off = np.zeros(len(picked[0]))
+        for rank, part in enumerate(picked):
+            key = stream_key(seed=seed, step=0, rank=rank, group=0, shot=0, strata=strata)
+            off += _decoded(part, config, levels, key)[0].astype(np.float64) - part
+        errors[strata] = float(np.square(off).sum())
+    alone, together = errors[1], errors[strata_for(ranks)]
+    return min(together / alone, 1.0) if alone else 1.0
+
+
 def chunks(values: Values, bucket_size: int) -> Iterator[Values]:
     """Yield parts of whole buckets, about a million coordinates each; the last one ends with the short bucket."""
     step = max(CHUNK // bucket_size, 1) * bucket_size
@@ -101,12 +135,20 @@ def _drawn(
     chunk: Values, config: QuantiserConfig, levels: Levels, key: StreamKey
 ) -> tuple[float, npt.NDArray[np.float64]]:
     """Return |Q(g) - g|^2 of one draw of the reference codec, and how often it chose each code."""
-    norms, codes = quantise(chunk, config, levels, key)
-    decoded = np.repeat(norms, config.bucket_size)[: len(chunk)] * levels.values[codes]
-    if config.rotate:
-        decoded = rotate_values_back(decoded, config, sign_key(key, config), key.first_element)
+    decoded, codes = _decoded(chunk, config, levels, key)
     error = float(np.square(decoded.astype(np.float64) - chunk).sum())
     return error, np.bincount(codes, minlength=len(levels)).astype(np.float64)
+
+
+def _decoded(
+    chunk: Values, config: QuantiserConfig, levels: Levels, key: StreamKey
+) -> tuple[Values, npt.NDArray[np.uint32]]:
+    """Return what a record of ``chunk`` decodes to, and its codes."""
+    norms, codes = quantise(chunk, config, levels, key)
+    decoded: Values = np.repeat(norms, config.bucket_size)[: len(chunk)] * levels.values[codes]
+    if config.rotate:
+        decoded = rotate_values_back(decoded, config, sign_key(key, config), key.first_element)
+    return decoded, codes
 
 
 def _expected(

@@ -34,7 +34,43 @@ def test_the_table_shows_every_exchange_and_marks_the_recommended_one(capsys: Ca
         assert name in printed
     (marked,) = [line for line in printed.splitlines() if line.startswith("* ")]
     assert "hierarchical" in marked
-    assert 'Recommended: bits=4, exchange="hierarchical"' in printed
+    assert 'Recommended: bits=(4, 8), exchange="hierarchical"' in printed
+
+
+def test_the_fastest_way_within_the_tolerated_error_is_recommended(capsys: Capture) -> None:
+    fastest = []
+    for error in (0.0, 0.01, 0.05, 1.0):
+        document = answer(capsys, *CLUSTER, "--error", str(error))
+        best = document["rows"][document["recommended"]]
+        assert best["mean_error"] <= error
+        within = [row["seconds"] for row in document["rows"] if row["mean_error"] <= error]
+        assert best["seconds"] == min(within), error
+        fastest.append(best["seconds"])
+    assert fastest == sorted(fastest, reverse=True)
+    assert fastest[0] > 1.5 * fastest[1] > 1.5 * fastest[3]
+
+
+def test_codecs_by_name_and_by_measurement(capsys: Capture) -> None:
+    options = (*CLUSTER, "--bits", "4")
+
+    def codec_seconds(*more: str) -> float:
+        return float(row(answer(capsys, *options, *more), "two_shot", [4, 4])["codec_seconds"])
+
+    cpu, h100, h200, measured = (codec_seconds("--codec", name) for name in ("cpu", "h100", "h200", "measured"))
+    assert cpu == pytest.approx(25.6e6 * (1 + 1 / 32 + 2) / 1e9)
+    assert h200 < h100 < cpu / 100
+    assert measured > h100
+    assert codec_seconds("--codec", "h100", "--decode-speed", "1e9") == pytest.approx(2 * 25.6e6 / 1e9, rel=0.01)
+    assert codec_seconds("--codec", "h100", "--method", "eden") > h100
+
+
+def test_ranks_that_round_together_leave_less_of_the_error(capsys: Capture) -> None:
+    """Of unrelated gradients that look normal: what the formula says of their levels' gaps."""
+    options = ("--parameters", "1e6", "--link", "1gbit", "--bits", "3", "--method", "optimal")
+    one, many = (
+        row(answer(capsys, *options, "--ranks", ranks), "allgather", [3])["mean_error"] for ranks in ("1", "32")
+    )
+    assert 0.5 < many / one < 0.65
 
 
 def test_figures_follow_the_formulas(capsys: Capture) -> None:
@@ -53,7 +89,8 @@ def test_thousands_of_ranks(capsys: Capture) -> None:
     document = answer(capsys, "--parameters", "1e9", "--ranks", "8192", "--ranks-per-node", "8", "--link", "1gbit")
     best = document["rows"][document["recommended"]]
     assert best["exchange"] == "hierarchical"
-    assert best["accumulator"] == best["cheapest_accumulator"] == "bf16"  # of eight ranks inside a node
+    inside = row(document, "hierarchical", [4, 4])
+    assert inside["accumulator"] == inside["cheapest_accumulator"] == "bf16"  # of eight ranks inside a node
     assert row(document, "two_shot", [4, 4])["cheapest_accumulator"] == "fp32"  # of all 8192
     assert row(document, "fp16", [])["cheapest_accumulator"] == "fp32"
 
@@ -76,6 +113,8 @@ def test_a_gradient_of_the_users_own_gives_the_first_shots_variance(capsys: Capt
         (("--ranks-per-node", "5"), "ranks per node: expected a divisor of 32 ranks, got 5"),
         (("--bits", "4,8,8"), "--bits: expected widths such as 4 or 4,8, got '4,8,8'"),
         (("--bits", "9"), "bits: alq is defined at 1 to 8 bits, got 9"),
+        (("--error", "-1"), "--error: expected a number from 0"),
+        (("--fusion-elements", "0"), "--fusion-elements: expected"),
         (("--coherence", "1.5"), "--coherence: expected a number from 0"),
         (("--gradient", "nowhere.npy"), "nowhere.npy: no such file"),
     ],
