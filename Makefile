@@ -4,7 +4,8 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test compilers kernels test-horovod test-wheel test-gpu fuzz bench-gpu lint bench docs clean
+.PHONY: help setup demo test compilers kernels test-cluster test-horovod test-wheel test-gpu fuzz bench-gpu lint bench \
+	bench-exchange docs docs-look clean
 
 help: ## Show these lines.
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -58,9 +59,12 @@ bench-exchange: setup ## Measure every exchange and stock Horovod on shaped link
 	@$(PYTHON_ENV) benchmarks/exchange.py $(ARGS)
 	@$(PYTHON_ENV) benchmarks/exchange.py --auto $(ARGS)
 
-docs: setup ## Build the documentation as HTML pages in docs/_build/html.
+docs: setup ## Build the documentation as HTML pages in docs/_build/html, which need no network to be read.
 	@$(PYTHON_ENV) -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
+
+docs-look: docs ## Open every page in a real browser, phone and desk, light and dark; needs Debian's chromium and '.[look]'.
+	@$(PYTHON_ENV) -m tests.support.look $(ARGS)
 
 clean: ## Remove what was built here, .venv too; the cache of Horovod wheels (~/.cache/alq-hvd) stays.
 	rm -rf .venv .cache build dist runs docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -34,7 +34,21 @@ html_theme = "furo"
 html_title = f"alq_hvd {release}"
 html_static_path = ["_static"]
 html_css_files = ["manual.css"]
+html_use_index = False
 html_copy_source = False
 html_show_sourcelink = False
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
+
+
+def _escape_bars(app, what, name, thing, options, lines):  # type: ignore[no-untyped-def]
+    """Leave |x| of a docstring a formula: to reStructuredText it would be a substitution."""
+    for number, line in enumerate(lines):
+        pieces = line.split("``")
+        pieces[::2] = [piece.replace("|", r"\|") for piece in pieces[::2]]
+        lines[number] = "``".join(pieces)
+
+
+def setup(app):  # type: ignore[no-untyped-def]
+    """Register what is too small for an extension."""
+    app.connect("autodoc-process-docstring", _escape_bars)

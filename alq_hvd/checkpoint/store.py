@@ -38,9 +38,9 @@ class CheckpointStore:
         keep: how many whole checkpoints stay, at least 2: the last one may turn out damaged.
     """
 
-    def __init__(self, directory: Path, keep: int = 2) -> None:
+    def __init__(self, directory: str | Path, keep: int = 2) -> None:
         require_int("keep", keep, 2, 10**6)
-        self.directory = directory
+        self.directory = Path(directory)
         self._keep = keep
 
     def write(self, step: int, payload: bytes) -> Path:

@@ -37,7 +37,7 @@ def compress(
     step. Gradients keep FSDP's meaning: their mean, or what ``set_gradient_divide_factor`` says.
 
     Args:
-        model: with ``FSDPModule``s in it.
+        model: with modules of class ``FSDPModule`` in it.
         method: as in ``alq_hvd.quantiser.methods.NAMES``.
         bits: width of a code; ``None`` for the method's usual one; ``(4, 8)`` for what travels between nodes.
         between: the nodes, where the model is sharded inside each of them over a mesh of one dimension and is alike on
