@@ -1,4 +1,4 @@
-"""Run a program on every host as one Horovod job over Gloo, without ssh, and collect what each rank prints."""
+"""Run a program on every host as one job over Gloo, of Horovod or torch, without ssh, and collect what ranks print."""
 
 from __future__ import annotations
 
@@ -20,40 +20,74 @@ class JobFailed(RuntimeError):
 
 
 def run_job(hosts: Hosts, command: list[str], timeout: float) -> list[str]:
-    """Return the standard output of every rank, in rank order.
+    """Return the standard output of every rank of a Horovod job over Gloo, in rank order.
 
     Raises:
         JobFailed: with the end of a rank's output.
     """
-    python = sys.executable
     rendezvous = subprocess.Popen(
-        hosts.command("head", python, str(_RENDEZVOUS), *hosts.names),
+        hosts.command("head", sys.executable, str(_RENDEZVOUS), *hosts.names),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    ranks: list[subprocess.Popen[str]] = []
     try:
         assert rendezvous.stdout is not None
         port = rendezvous.stdout.readline().strip()
-        for rank, name in enumerate(hosts.names):
-            environment = {**os.environ, **_variables(hosts, rank, name, port)}
+        variables = [_variables(hosts, rank, name, port) for rank, name in enumerate(hosts.names)]
+        return run_ranks([hosts.command(name, *command) for name in hosts.names], variables, timeout)
+    finally:
+        rendezvous.communicate(timeout=20)
+
+
+def run_torch_job(hosts: Hosts, command: list[str], timeout: float) -> list[str]:
+    """Return the standard output of every rank of a job that torchrun could have started, in rank order.
+
+    Raises:
+        JobFailed: with the end of a rank's output.
+    """
+    variables = [
+        torch_variables(rank, len(hosts.names), hosts.address(hosts.names[0]), "eth0")
+        for rank in range(len(hosts.names))
+    ]
+    return run_ranks([hosts.command(name, *command) for name in hosts.names], variables, timeout)
+
+
+def torch_variables(rank: int, ranks: int, address: str, interface: str, port: int = 29_400) -> dict[str, str]:
+    """Return the variables by which ranks of torch.distributed find each other over Gloo."""
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": interface,
+    }
+
+
+def run_ranks(commands: list[list[str]], variables: list[dict[str, str]], timeout: float) -> list[str]:
+    """Return the standard output of one process a command, in their order.
+
+    Raises:
+        JobFailed: with the end of every failed rank's output.
+    """
+    ranks: list[subprocess.Popen[str]] = []
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    try:
+        for command, own in zip(commands, variables, strict=True):
             ranks.append(
                 subprocess.Popen(
-                    hosts.command(name, *command),
-                    env=environment,
+                    command,
+                    env={**os.environ, **threads, **own},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
                 )
             )
-        deadline = time.monotonic() + timeout
-        return _outputs(ranks, deadline)
+        return _outputs(ranks, time.monotonic() + timeout)
     finally:
         for process in ranks:
             if process.poll() is None:
                 process.kill()
                 process.communicate()
-        rendezvous.communicate(timeout=20)
 
 
 def _variables(hosts: Hosts, rank: int, name: str, port: str) -> dict[str, str]:
@@ -71,8 +105,6 @@ def _variables(hosts: Hosts, rank: int, name: str, port: str) -> dict[str, str]:
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": hosts.address("head"),
         "HOROVOD_GLOO_RENDEZVOUS_PORT": port,
         "HOROVOD_GLOO_IFACE": "eth0",
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
     }
 
 
