@@ -9,7 +9,7 @@ _COPY = {"h100": 3.0e12, "h200": 4.3e12}
 _SHARE = {"h100": (0.90, 0.66), "h200": (0.72, 0.46)}
 """Of a copy's speed that a kernel is predicted to reach from its instructions, without and with rotation.
 
-See ``docs/reference/codecs.md``; nothing of it has been measured.
+See ``docs/explanation/codecs.md``; nothing of it has been measured.
 """
 _RECORDS = 8
 """Records that one kernel decodes and adds at that speed."""

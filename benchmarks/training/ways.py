@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from alq_hvd.quantiser import methods
+
 FLAGS: dict[str, dict[str, Any]] = {
     "rotate": {"rotate": True},
     "feedback": {"error_feedback": True},
@@ -48,7 +50,7 @@ class Way:
         if kind in ("fp32", "fp16") and not rest:
             return cls(text, host=kind)
         unknown = [flag for flag in rest[1:] if flag not in FLAGS]
-        if not rest or unknown or (kind == POWER_SGD and len(rest) > 1):
+        if not rest or unknown or kind not in (POWER_SGD, *methods.NAMES) or (kind == POWER_SGD and len(rest) > 1):
             raise ValueError(f"expected {FORM}, got {text!r}")
         number = float(rest[0])
         if kind == POWER_SGD:
