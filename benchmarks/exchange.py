@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from alq_hvd.machine import processor  # noqa: E402
 from benchmarks.network.hosts import Hosts, HostsUnavailable, bits_per_second, require_hosts  # noqa: E402
-from benchmarks.network.launch import JobFailed, run_job  # noqa: E402
+from benchmarks.network.launch import JobFailed, run_job, run_torch_job  # noqa: E402
 from benchmarks.network.ways import BUCKET, DEFAULTS, WAYS, Constants, planned  # noqa: E402
 
 TIMEOUT = 900
@@ -43,12 +43,14 @@ def run_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measure every way in one world and return the rows."""
     count, rate = case.split(":")
     fusion_elements = args.fusion_elements or CHUNK * int(count)
-    own = {"fusion_elements": fusion_elements}
+    own = {} if args.default_groups else {"fusion_elements": fusion_elements}
     ways = {way: None if options is None else {**options, **own} for way, options in WAYS.items() if way in args.ways}
     job = {"elements": args.elements, "tensors": args.tensors, "repeats": args.repeats, "ways": ways}
+    job["front_end"] = args.front_end
+    run = run_torch_job if args.front_end == "ddp" else run_job
     command = [sys.executable, "-m", "benchmarks.network.rank", json.dumps(job)]
     with Hosts(int(count), rate) as hosts:
-        outputs = [json.loads(text.splitlines()[-1]) for text in run_job(hosts, command, TIMEOUT)]
+        outputs = [json.loads(text.splitlines()[-1]) for text in run(hosts, command, TIMEOUT)]
     idle, small = (
         statistics.mean(output[name] for output in outputs)
         for name in ("idle_bytes_per_second", "small_message_seconds")
@@ -163,6 +165,8 @@ def main() -> int:
         type=int,
         help=f"of ours: coordinates that travel together (default: {CHUNK} a rank, 64 kB of 4-bit codes to each peer)",
     )
+    parser.add_argument("--default-groups", action="store_true", help="leave fusion groups to the compression")
+    parser.add_argument("--front-end", choices=("horovod", "ddp"), default="horovod")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/exchange.json, or exchange-auto.json")
     args = parser.parse_args()
@@ -177,7 +181,7 @@ def main() -> int:
         return 2
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that hosts are taken away
     options = {name: getattr(args, name) for name in ("elements", "tensors", "repeats")}
-    options["bucket_size"] = BUCKET
+    options |= {"bucket_size": BUCKET, "front_end": args.front_end, "default_groups": args.default_groups}
     result: dict[str, Any] = {"machine": machine(), "options": options, "cases": []}
     for case in args.case:
         start = time.monotonic()

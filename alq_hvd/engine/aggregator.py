@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +20,7 @@ from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import Transport
 from alq_hvd.errors import AlqError, CallOrderError, StateError, WireFormatError
 from alq_hvd.exchange.base import Shot, Task
-from alq_hvd.exchange.break_even import Decision, Grouping
+from alq_hvd.exchange.break_even import Decision
 from alq_hvd.exchange.in_flight import GroupsInFlight
 from alq_hvd.exchange.kinds import ExchangeKind
 from alq_hvd.exchange.ledger import Ledger
@@ -124,15 +125,15 @@ class Aggregator:
                 shot.is_measured &= residuals.owner == world.owner
             residuals.belong_to(world.owner)
 
-    def choose_by_time(self, groups_of: Grouping, plain: PlainAllreduce, codec: Codec | None = None) -> Decision:
+    def choose_by_time(self, groups: Sequence[int], plain: PlainAllreduce, codec: Codec | None = None) -> Decision:
         """Choose the exchange by time; see ``ChosenExchange.choose_by_time``.
 
         Args:
-            groups_of: elements of each fusion group of a step, for a size of the groups.
+            groups: elements of each fusion group of a step, as they are without a measurement.
             plain: the host's all-reduce.
             codec: to measure with; the one given to ``Aggregator`` when ``None``.
         """
-        return self.exchange.choose_by_time(self._task("trial", _NO_GROUP, codec or self._codec), groups_of, plain)
+        return self.exchange.choose_by_time(self._task("trial", _NO_GROUP, codec or self._codec), groups, plain)
 
     @property
     def levels_fingerprint(self) -> int:

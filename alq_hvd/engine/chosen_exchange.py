@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import Transport
 from alq_hvd.errors import BackendUnavailable, CallOrderError, ConfigurationError
 from alq_hvd.exchange.base import Exchange, ExchangeFunction, Task
-from alq_hvd.exchange.break_even import PLAIN, Decision, Grouping
+from alq_hvd.exchange.break_even import PLAIN, Decision
 from alq_hvd.exchange.kinds import AUTO, KINDS, ExchangeKind, choose
 from alq_hvd.exchange.ledger import Ledger
 from alq_hvd.exchange.plain import PlainAllreduce
@@ -93,18 +93,18 @@ class ChosenExchange:
         """Start to sum ``values`` over the ranks; see ``ExchangeFunction``."""
         return self._here.function(values, task)
 
-    def choose_by_time(self, task: Task, groups_of: Grouping, plain: PlainAllreduce) -> Decision:
+    def choose_by_time(self, task: Task, groups: Sequence[int], plain: PlainAllreduce) -> Decision:
         """Time the plain all-reduce and the exchanges that the options allow, and use what the leader decides.
 
         Then, unless the options say how many elements travel together, find that out by time, too.
 
         A decision that as many ranks remember is taken again: a resumed run is the same run.
 
-        All ranks must agree on: the task, but for its rank; groups_of; ``remembered``. See ``exchange.trial``.
+        All ranks must agree on: the task, but for its rank; groups; ``remembered``. See ``exchange.trial``.
 
         Args:
             task: codec and levels to measure with.
-            groups_of: elements of each fusion group of a step, for a size of the groups.
+            groups: elements of each fusion group of a step, as they are without a measurement.
             plain: the host's all-reduce.
         """
         exchanges, size, known = self._candidates(), task.communicator.size, self.remembered
@@ -113,11 +113,11 @@ class ChosenExchange:
         else:
             residuals = None if task.residuals is None else Residuals()
             aside = replace(task, ledger=Ledger(), observe=None, residuals=residuals)
-            fused = self._options.fusion_elements
-            decision = decide_by_time(aside, exchanges, groups_of(fused or usual_fusion(size)), plain)
-            if decision.choice != PLAIN and fused is None:
-                chosen = exchanges[decision.choice]
-                decision = replace(decision, fusion_elements=fuse_by_time(aside, chosen, groups_of))
+            decision = decide_by_time(aside, exchanges, groups, plain)
+            if decision.choice != PLAIN and self._options.fusion_elements is None:
+                chosen, predicted = exchanges[decision.choice], decision.seconds[decision.choice]
+                fused = fuse_by_time(aside, chosen, sum(groups), usual_fusion(size), predicted)
+                decision = replace(decision, fusion_elements=fused)
         self.decision, self.remembered = decision, {"ranks": size, **decision.as_json()}
         if decision.choice != PLAIN:
             kind, function = KINDS[decision.choice], exchanges[decision.choice]

@@ -210,9 +210,7 @@ class Session:
         chosen, plain = self.aggregator.exchange, rival(options, self.transport)
         agree_on_layout(options, layout, self.transport, chosen.remembered)
         if plain is not None and chosen.decision is None and gradients:
-            decision = self.aggregator.choose_by_time(
-                lambda elements: FusionLayout.build(gradients, elements).group_elements, plain, self.groups.main_codec
-            )
+            decision = self.aggregator.choose_by_time(layout.group_elements, plain, self.groups.main_codec)
             self.is_plain = decision.choice == PLAIN
         if chosen.decision is not None and chosen.decision.fusion_elements is not None:
             layout = self._group(gradients, chosen.decision.fusion_elements)

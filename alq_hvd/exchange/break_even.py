@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,6 @@ PLAIN = "fp32"
 HALF = "fp16"
 MARGIN = 0.25
 """Compression must promise to save at least this share of the time: predictions from a few messages are not better."""
-
-Grouping = Callable[[int], Sequence[int]]
-"""Return the elements of each fusion group of a step, for groups of at most so many elements."""
-FUSIONS = (2**22, 2**21, 2**20, 2**19, 2**18, 2**17)
-"""Elements of a group, from which one is chosen; the first of equals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,28 +29,6 @@ class Line:
     def seconds(self, messages: Sequence[int]) -> float:
         """Return the time of messages of so many elements, one after another."""
         return sum(self.fixed + self.per_element * elements for elements in messages)
-
-
-@dataclass(frozen=True, slots=True)
-class Pipeline:
-    """Predict the seconds of fusion groups that follow each other: the last one's codec overlaps with nothing.
-
-    Attributes:
-        first: of a group that travels alone.
-        one_more: added by another group before it.
-    """
-
-    first: Line
-    one_more: Line
-
-    def seconds(self, groups: Sequence[int]) -> float:
-        """Return the time of groups of so many elements."""
-        *before, last = groups
-        return self.one_more.seconds(before) + self.first.seconds([last])
-
-    def best_fusion(self, groups_of: Grouping) -> int:
-        """Return the size of groups, one of ``FUSIONS``, with which a step is predicted to be the shortest."""
-        return min(FUSIONS, key=lambda elements: self.seconds(groups_of(elements)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,17 +14,20 @@ import numpy as np
 from alq_hvd.codec.base import Bytes, Values
 from alq_hvd.communicator.base import Communicator, broadcast_bytes
 from alq_hvd.exchange.base import ExchangeFunction, Task
-from alq_hvd.exchange.break_even import HALF, PLAIN, Decision, Grouping, Line, Pipeline, decide
+from alq_hvd.exchange.break_even import HALF, PLAIN, Decision, Line, decide
 from alq_hvd.exchange.in_flight import GroupsInFlight
 from alq_hvd.exchange.kinds import MOST_COLLECTIVES
 from alq_hvd.exchange.plain import PlainAllreduce
 
 SIZES = (2**14, 2**19)
 """Elements of the small and of the large message: 2 MB of float32, which 10 Mbit/s carry in seconds."""
-FUSED_SIZES = (2**15, 2**18)
-"""Elements of the small and of the large group where groups follow each other."""
-FUSED_GROUPS = 4
-"""Groups that follow each other, beside one that travels alone."""
+TIMED_ELEMENTS, TIMED_ELEMENTS_OF_SLOW_LINKS = 2**21, 2**19
+"""Elements of the part of a step that is timed in several fusion groups."""
+SLOW = 0.5
+"""Seconds that the larger part may take."""
+NOTICEABLE = 0.05
+"""Share of its time by which another size of groups must be faster."""
+LEAST_FUSED, MOST_FUSED = 2**17, 2**22
 PASSES = 3
 """Times that every way is measured; the first warms up."""
 MORE_PASSES = 12
@@ -65,34 +69,44 @@ def decide_by_time(
     return Decision(**_announce(decided.as_json(), task.communicator, f"{task.name}.decision"))
 
 
-def fuse_by_time(task: Task, exchange: ExchangeFunction, groups_of: Grouping) -> int:
+def fuse_by_time(task: Task, exchange: ExchangeFunction, elements: int, usual: int, seconds: float) -> int:
     """Return how many elements a fusion group should have, the same on every rank; blocks as ``decide_by_time`` does.
 
-    Many groups overlap one's codec with another's way, and each costs the time in which ranks find together. Both show
-    where groups that follow each other are timed beside one that travels alone.
+    Many groups overlap one's codec with another's way, and each costs the time in which ranks find together: how much
+    of that another group's way hides, no formula tells. So a part of a step is timed in one group, two, four and eight,
+    and the leader decides. The best size grows with the root of the step: the work that overlaps with nothing grows
+    with it, and the number of groups falls.
 
-    All ranks must agree on: the task, but for its rank; the exchange; the groups.
+    All ranks must agree on: the task, but for its rank; the exchange; the other arguments.
 
     Args:
         task: see ``decide_by_time``.
         exchange: in use.
-        groups_of: elements of each fusion group of a step, for a size of the groups.
+        elements: of a step.
+        usual: size of a group, which is kept unless another one is faster by more than ``NOTICEABLE``.
+        seconds: predicted for a step.
     """
-    drawn, runs = _Drawn(task), {}
-    for count in (1, FUSED_GROUPS):
-        named = replace(task, name=f"{task.name}.{count}_fused")
-        runs[str(count)] = [
-            _exchange_run(exchange, named, [drawn.values(elements) for _ in range(count)]) for elements in FUSED_SIZES
+    slow = seconds / elements * TIMED_ELEMENTS > SLOW
+    timed = TIMED_ELEMENTS_OF_SLOW_LINKS if slow else TIMED_ELEMENTS
+    values, scale = _Drawn(task).values(timed), (elements / timed) ** 0.5
+    sizes = {timed // count: count for count in (1, 2, 4, 8)}
+    runs = {
+        str(size): [
+            _exchange_run(
+                exchange,
+                replace(task, name=f"{task.name}.fused{count}"),
+                [values[start : start + size] for start in range(0, timed, size)],
+            )
         ]
-    best = _best_times(runs, task)
-    alone, followed = best["1"], best[str(FUSED_GROUPS)]
-    one_more = [(of_all - of_one) / (FUSED_GROUPS - 1) for of_one, of_all in zip(alone, followed, strict=True)]
-    pipeline = Pipeline(
-        first=Line.through(*zip(FUSED_SIZES, alone, strict=True)),
-        one_more=Line.through(*zip(FUSED_SIZES, one_more, strict=True)),
-    )
-    chosen = {"fusion_elements": pipeline.best_fusion(groups_of)}
-    return int(_announce(chosen, task.communicator, f"{task.name}.fusion")["fusion_elements"])
+        for size, count in sizes.items()
+    }
+    best = {int(size): times[0] for size, times in _best_times(runs, task).items()}
+    like_usual = min(sizes, key=lambda size: abs(math.log2(size * scale / usual)))
+    fastest = min(best, key=lambda size: best[size])
+    chosen = usual
+    if best[fastest] < (1 - NOTICEABLE) * best[like_usual]:
+        chosen = min(max(2 ** round(math.log2(fastest * scale)), LEAST_FUSED), MOST_FUSED)
+    return int(_announce({"fusion": chosen}, task.communicator, f"{task.name}.fusion")["fusion"])
 
 
 @dataclass(frozen=True, slots=True)

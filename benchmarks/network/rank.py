@@ -1,7 +1,7 @@
 """Be one rank: reduce the same gradients with every way in turn, and print seconds and bytes as JSON.
 
-Usage: rank.py JSON, an object with elements, tensors, repeats and ways: name -> options of alq_hvd.Compression, or null
-for plain Horovod (fp32, fp16).
+Usage: rank.py JSON, an object with front_end, elements, tensors, repeats and ways: name -> options of the compression,
+or null for the host's own (fp32, fp16).
 
 Ways take turns, repeat by repeat: what slows the machine down for a while slows all of them.
 """
@@ -15,11 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import horovod.torch as hvd
 import numpy as np
 import torch
 
-import alq_hvd
+from benchmarks.network.front_ends import FRONT_ENDS, FrontEnd
 
 WARM_UP = 2
 SMALL_MESSAGES = 20
@@ -29,64 +28,48 @@ class Way:
     """Average the same gradients again and again, in one way.
 
     Args:
+        front: reaches the other ranks.
         name: of the way, which no other way has.
-        options: of ``alq_hvd.Compression``; ``None`` for plain Horovod.
+        options: of the compression; ``None`` for the host's own.
         elements: coordinates of each gradient.
         tensors: how many gradients.
     """
 
-    def __init__(self, name: str, options: dict[str, Any] | None, elements: int, tensors: int) -> None:
-        self.name = name
-        self.parameters = [(f"p{index}", torch.nn.Parameter(torch.zeros(elements))) for index in range(tensors)]
-        self.gradients = [torch.from_numpy(draw(hvd.rank(), index, elements)) for index in range(tensors)]
-        self.compression = self._compression(options)
+    def __init__(self, front: FrontEnd, name: str, options: dict[str, Any] | None, elements: int, tensors: int) -> None:
+        self.name, self._front, self._elements = name, front, elements
+        named = [(f"p{index}", torch.nn.Parameter(torch.zeros(elements))) for index in range(tensors)]
+        gradients = [torch.from_numpy(draw(front.rank, index, elements)) for index in range(tensors)]
+        self._reducer = front.reducer(name, options, named, gradients)
         self.seconds: list[float] = []
         self.bytes: list[int] = []
         self.result: list[torch.Tensor] = []
 
-    def _compression(self, options: dict[str, Any] | None) -> Any:
-        if options is None:
-            return hvd.Compression.fp16 if self.name == "fp16" else hvd.Compression.none
-        settings = {**options, "bits": tuple(options["bits"]) if isinstance(options["bits"], list) else options["bits"]}
-        method = getattr(alq_hvd.Compression, settings.pop("method"))
-        return method(named_parameters=self.parameters, name=self.name, **settings)
-
-    def backward(self) -> None:
-        """Bring the gradients, which the last reduction has overwritten with their mean."""
-        for (_, parameter), gradient in zip(self.parameters, self.gradients, strict=True):
-            parameter.grad = gradient.clone()
-
     def reduce(self) -> None:
-        """Average the gradients in the order in which ``hvd.DistributedOptimizer`` calls."""
-        started = []
-        for name, parameter in self.parameters:
-            compressed, context = self.compression.compress(parameter.grad)
-            handle = hvd.allreduce_async_(compressed, name=f"{self.name}.{name}", op=hvd.Average)
-            started.append((handle, context))
-        self.result = [self.compression.decompress(hvd.synchronize(handle), context) for handle, context in started]
+        """Average the gradients once, outside the measurement."""
+        self._reducer.prepare()
+        self.result = self._reducer.reduce()
 
     def measure(self) -> None:
         """Reduce once; note the seconds, and the bytes that have left when every rank is done."""
-        self.backward()
-        hvd.barrier()
+        self._reducer.prepare()
+        self._front.barrier()
         before, start = sent(), time.perf_counter()
-        self.reduce()
+        self.result = self._reducer.reduce()
         self.seconds.append(time.perf_counter() - start)
-        hvd.barrier()
+        self._front.barrier()
         self.bytes.append(sent() - before)
 
     def outcome(self) -> dict[str, Any]:
         """Return what was measured, the error of the mean, and what the compression says of itself."""
-        elements = self.parameters[0][1].numel()
-        exact = np.mean([draw(rank, 0, elements) for rank in range(hvd.size())], axis=0, dtype=np.float64)
+        exact = np.mean([draw(rank, 0, self._elements) for rank in range(self._front.size)], axis=0, dtype=np.float64)
         off = self.result[0].double().numpy() - exact
         told: dict[str, Any] = {
             "seconds": self.seconds,
             "bytes": statistics.median(self.bytes),
             "error": float((off**2).sum() / (exact**2).sum()),
         }
-        if hasattr(self.compression, "metrics"):
-            metrics = self.compression.metrics()
+        if hasattr(self._reducer.compression, "metrics"):
+            metrics = self._reducer.compression.metrics()
             told |= {"exchange": metrics["exchange"], "break_even": metrics["break_even"]}
             told["phases"] = {name: spent / metrics["step"] for name, spent in metrics["seconds"].items()}
         return told
@@ -101,21 +84,21 @@ def sent() -> int:
     raise RuntimeError("this host has no eth0")
 
 
-def idle() -> float:
+def idle(front: FrontEnd) -> float:
     """Return how many bytes a second this rank sends while nothing is reduced: Horovod's ranks ask each other."""
-    hvd.barrier()
+    front.barrier()
     start, before = time.perf_counter(), sent()
     time.sleep(1)
     return (sent() - before) / (time.perf_counter() - start)
 
 
-def small_message() -> float:
+def small_message(front: FrontEnd) -> float:
     """Return the seconds of a collective that carries next to nothing."""
-    nothing, times = torch.zeros(8, dtype=torch.uint8), []
+    times = []
     for _ in range(SMALL_MESSAGES):
-        hvd.barrier()
+        front.barrier()
         start = time.perf_counter()
-        hvd.allgather(nothing, name="small")
+        front.gather_nothing()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
@@ -129,20 +112,19 @@ def draw(rank: int, index: int, elements: int) -> np.ndarray:
 
 def main() -> None:
     """Measure what the first argument asks for."""
-    hvd.init()
     job = json.loads(sys.argv[1])
+    front: FrontEnd = FRONT_ENDS[job["front_end"]]()
     per_tensor = job["elements"] // job["tensors"]
-    ways = [Way(name, options, per_tensor, job["tensors"]) for name, options in job["ways"].items()]
+    ways = [Way(front, name, options, per_tensor, job["tensors"]) for name, options in job["ways"].items()]
     for way in ways:
         for _ in range(WARM_UP):
-            way.backward()
             way.reduce()
     for _ in range(job["repeats"]):
         for way in ways:
             way.measure()
     outcomes = {way.name: way.outcome() for way in ways}
-    told = {"ways": outcomes, "idle_bytes_per_second": idle(), "small_message_seconds": small_message()}
-    print(json.dumps(told))
+    quiet = {"idle_bytes_per_second": idle(front), "small_message_seconds": small_message(front)}
+    print(json.dumps({"ways": outcomes, **quiet}))
 
 
 if __name__ == "__main__":

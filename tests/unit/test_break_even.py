@@ -13,13 +13,15 @@ import torch
 import alq_hvd
 from alq_hvd.codec.choice import choose_codec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
+from alq_hvd.engine import chosen_exchange
 from alq_hvd.engine.aggregator import Aggregator
 from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.errors import ConfigurationError, ConfigurationMismatch
 from alq_hvd.exchange import trial
-from alq_hvd.exchange.break_even import MARGIN, PLAIN, Decision, Line, Pipeline, decide
+from alq_hvd.exchange.break_even import MARGIN, PLAIN, Decision, Line, decide
 from alq_hvd.exchange.plain import GatheredAllreduce
+from alq_hvd.exchange.two_shot import two_shot
 from tests.support.exchanging import gradient
 from tests.support.stand_in import reduce_gradients
 
@@ -62,22 +64,38 @@ def test_predictions_lean_towards_plain_horovod() -> None:
     assert decision.seconds == pytest.approx({"fp32": 0.011, "fp16": 0.021, "two_shot": 0.0701})
 
 
-def groups_of(total: int, elements: int) -> list[int]:
-    """Return gradients of 2**16 coordinates in groups of so many."""
-    whole, rest = divmod(total, elements)
-    return [elements] * whole + [rest] * bool(rest)
-
-
-@pytest.mark.parametrize(("overhead", "best"), [(1e-3, 2**20), (16e-3, 2**22), (1e-5, 2**17)])
-def test_the_size_of_groups_weighs_what_each_costs_against_the_codec_work_that_overlaps_with_nothing(
-    overhead: float, best: int
+def test_a_size_of_groups_is_taken_that_is_noticeably_faster_and_grows_with_the_root_of_the_step(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With 2**24 coordinates, groups of s cost overhead / s * 2**24 + codec * s: least where both terms are equal."""
-    codec, wire = 2**-36 * 1000, 1e-8
-    pipeline = Pipeline(first=Line(0.01, wire + codec), one_more=Line(overhead, wire))
-    assert pipeline.best_fusion(lambda elements: groups_of(2**24, elements)) == best
-    seconds = [pipeline.seconds(groups_of(2**24, 2**exponent)) for exponent in range(17, 23)]
-    assert min(seconds) == pipeline.seconds(groups_of(2**24, best))
+    """Timed: 2**21 elements in groups of 2**21 to 2**18."""
+    cases = {
+        "the fastest": ({2**21: 9.0, 2**20: 8.0, 2**19: 7.0, 2**18: 8.0}, 2**21, 2**21, 2**19),
+        "four times the step, twice the group": ({2**21: 9.0, 2**20: 8.0, 2**19: 7.0, 2**18: 8.0}, 2**23, 2**22, 2**20),
+        "the usual, hardly slower": ({2**21: 9.0, 2**20: 7.2, 2**19: 7.0, 2**18: 8.0}, 2**21, 2**20, 2**20),
+        "no smaller than small": ({2**21: 9.0, 2**20: 8.0, 2**19: 7.0, 2**18: 1.0}, 2**15, 2**22, 2**17),
+    }
+
+    def measured(ranks: LoopbackCommunicator, elements: int, usual: int) -> int:
+        aggregator = Aggregator(Options(method="qsgdinf", bits=4, exchange="two_shot"), choose_codec("auto"))
+        aggregator.connect(PlainTransport(ranks), ranks)
+        return trial.fuse_by_time(aggregator._task("trial", 0, aggregator._codec), two_shot, elements, usual, 0.001)
+
+    for name, (times, elements, usual, expected) in cases.items():
+        best = {str(size): [seconds] for size, seconds in times.items()}
+        monkeypatch.setattr(trial, "_best_times", lambda runs, task, best=best: {size: best[size] for size in runs})
+        assert LoopbackWorld(2).run(lambda ranks, e=elements, u=usual: measured(ranks, e, u)) == [expected] * 2, name
+
+
+def test_the_size_of_groups_is_the_leaders_finding() -> None:
+    def measured(ranks: LoopbackCommunicator) -> int:
+        aggregator = Aggregator(Options(method="qsgdinf", bits=4, exchange="two_shot"), choose_codec("auto"))
+        aggregator.connect(PlainTransport(ranks), ranks)
+        slow = 1000.0  # a slow link: the smaller part is timed
+        return trial.fuse_by_time(aggregator._task("trial", 0, aggregator._codec), two_shot, 2**19, 2**17, slow)
+
+    first, *others = LoopbackWorld(3).run(measured)
+    assert others == [first] * 2
+    assert 2**17 <= first <= 2**19
 
 
 def average_over(ranks: LoopbackCommunicator) -> GatheredAllreduce:
@@ -91,7 +109,7 @@ def test_the_leader_decides_for_all() -> None:
     def program(ranks: LoopbackCommunicator) -> Decision:
         aggregator = Aggregator(Options(method="qsgdinf", bits=4), choose_codec("auto"))
         aggregator.connect(PlainTransport(ranks), ranks)
-        return aggregator.choose_by_time(lambda elements: [5000, 300], average_over(ranks))
+        return aggregator.choose_by_time([5000, 300], average_over(ranks))
 
     decisions = LoopbackWorld(3).run(program)
     assert all(decision == decisions[0] for decision in decisions)
@@ -106,7 +124,7 @@ def test_measuring_leaves_no_trace_in_statistics_counters_and_random_numbers() -
         aggregator = Aggregator(options, choose_codec("auto"))
         aggregator.connect(PlainTransport(ranks), ranks)
         if settle:
-            aggregator.choose_by_time(lambda elements: [2000], average_over(ranks))
+            aggregator.choose_by_time([2000], average_over(ranks))
             assert aggregator.exchange.name == "two_shot"
         aggregator.start(0, gradient(ranks.rank, 2000))
         total = aggregator.result(0, 1.0)
@@ -127,7 +145,7 @@ def test_gradients_go_where_the_decision_says(
     decided = Decision(choice, predicted)
     monkeypatch.setattr(PlainTransport, "plain", property(lambda transport: average_over(transport.gradients)))
     monkeypatch.setattr(trial, "decide", lambda lines, groups: decided)
-    monkeypatch.setattr(Pipeline, "best_fusion", lambda pipeline, groups_of: 2000)
+    monkeypatch.setattr(chosen_exchange, "fuse_by_time", lambda *arguments: 2000)
     caplog.set_level(logging.INFO, "alq_hvd")
 
     def program(ranks: LoopbackCommunicator) -> dict[str, Any]:
@@ -177,13 +195,13 @@ def settled(ranks: LoopbackCommunicator, state: dict[str, Any] | None = None) ->
     if state is not None:
         aggregator.load_state_dict(state)
     aggregator.connect(PlainTransport(ranks), ranks)
-    aggregator.choose_by_time(lambda elements: [5000], average_over(ranks))
+    aggregator.choose_by_time([5000], average_over(ranks))
     return aggregator
 
 
 def test_a_resumed_run_takes_over_the_decision_and_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "decide", lambda lines, groups: Decision("two_shot", {"fp32": 2.0, "two_shot": 1.0}))
-    monkeypatch.setattr(Pipeline, "best_fusion", lambda pipeline, groups_of: 2**18)
+    monkeypatch.setattr(chosen_exchange, "fuse_by_time", lambda *arguments: 2**18)
     state = LoopbackWorld(2).run(lambda ranks: settled(ranks).state_dict())[0]
     predicted = {"fp32": 2.0, "two_shot": 1.0}
     assert state["break_even"] == {
