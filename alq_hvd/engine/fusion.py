@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from alq_hvd import backends
@@ -53,10 +54,7 @@ class FusionGroups:
         """
         filled, group = self._filled[slot.group], self._groups[slot.group]
         if slot.index in filled:
-            raise CallOrderError(
-                f"gradient {slot.name} was handed over twice in one step: expected each once. Give every optimizer its "
-                "own compression"
-            )
+            raise given_twice(slot.name)
         if gradient is None:
             group.put_zeros(slot)
         else:
@@ -112,6 +110,14 @@ def require_all(slots: list[Slot], expected: int, rank: int, step: int) -> None:
         )
 
 
+def given_twice(name: str) -> CallOrderError:
+    """Return the error for a second gradient of one parameter in a step."""
+    return CallOrderError(
+        f"gradient {name} was handed over twice in one step: expected each once. Give every optimizer its own "
+        "compression"
+    )
+
+
 def is_dense_float(tensor: Any) -> bool:
     """Return whether ``tensor`` could be a gradient to compress: dense, floating, outside autograd."""
     strided = tensor.layout == backends.torch().strided
@@ -120,7 +126,12 @@ def is_dense_float(tensor: Any) -> bool:
 
 def is_convertible(tensor: Any) -> bool:
     """Return whether float32 can stand for the tensor's dtype."""
-    return str(tensor.dtype) in CONVERTIBLE
+    return _is_convertible(tensor.dtype)
+
+
+@lru_cache(maxsize=64)  # asked for with every gradient
+def _is_convertible(dtype: Any) -> bool:
+    return str(dtype) in CONVERTIBLE
 
 
 def require_convertible(tensor: Any) -> None:

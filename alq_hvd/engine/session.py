@@ -58,6 +58,7 @@ class Session:
         is_plain: measured: compression would not pay in this world.
         is_reconfigured: options have changed in this world, and ranks have not agreed on the new ones yet.
         attendance: who takes part in the open step; ``None`` before that is known.
+        levels_mark: 16 bits of the levels with which the open step began.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Session:
         self.aggregator.disconnect()
 
     def _forget_step(self) -> None:
-        self.is_open = False
+        self.is_open, self.levels_mark = False, 0
         self.attendance: Attendance | None = None
         self._asked: Pending[Attendance] | None = None
         self._ready: list[tuple[int, Values, Codec]] = []
@@ -177,6 +178,7 @@ class Session:
             repeats: the gradient at hand is what an earlier step has reduced, untouched.
         """
         self.is_open = True
+        self.levels_mark = self.aggregator.levels_fingerprint
         self._asked = self.transport.attendance(repeats, f"{self.options.name}.attendance")
         if self._asked is None:
             self.attendance = Attendance(self.size)

@@ -268,7 +268,7 @@ assert means[0] == means[1]
 for name in ("engine.session", "quantiser.methods", "codec.reference", "frontends.process_group", "weights"):
     __import__(f"alq_hvd.{name}")
 try:
-    alq_hvd.Compression
+    alq_hvd.Compression.alq()
 except alq_hvd.AlqError as error:
     assert "horovod" in str(error)
 else:

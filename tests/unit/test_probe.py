@@ -40,6 +40,21 @@ def test_an_average_gives_the_factor_one_whatever_the_predivide_factor(size: int
             assert probe.check(reduced.tolist(), "w", Attendance(size)) == 1.0, predivide
 
 
+def test_the_usual_average_is_recognised_at_once_and_nothing_else_is() -> None:
+    for size in (2, 3, 4, 32):
+        all_probes = probes(size)
+        average = contributions(all_probes).mean(axis=0).tolist()
+        if size & (size - 1) == 0:
+            assert all(probe.is_met(average) for probe in all_probes)
+        wrong = [average[:8], [2 * value for value in average], *(
+            [value + (place == at) for place, value in enumerate(average)] for at in range(len(average))
+        )]  # fmt: skip
+        assert not any(probe.is_met(values) for probe in all_probes for values in wrong), size
+        gone = contributions(all_probes[1:]).sum(axis=0)
+        for scale in (1.0, 1 / size, 1 / (size - 1)):
+            assert not all_probes[1].is_met((gone * scale).tolist()), (size, scale)
+
+
 def test_a_sum_gives_the_number_of_ranks() -> None:
     for size in SIZES:
         reduced = contributions(probes(size)).sum(axis=0)

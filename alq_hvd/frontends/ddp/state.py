@@ -22,13 +22,14 @@ from alq_hvd.engine.options import Options
 from alq_hvd.engine.session import Session
 from alq_hvd.engine.transport import PlainTransport, Transport
 from alq_hvd.errors import CallOrderError, ConfigurationError, UnsupportedTensor
+from alq_hvd.frontends.between_steps import BetweenSteps
 from alq_hvd.frontends.ddp.exact import ExactMeans
 from alq_hvd.frontends.ddp.parameters import Parameters
 from alq_hvd.frontends.process_group import ProcessGroupTransport
 from alq_hvd.quantiser.policies import Policy
 
 
-class CompressionState:
+class CompressionState(BetweenSteps):
     """Hold what compresses the gradients of one ``DistributedDataParallel`` model; goes with ``hook``.
 
     All ranks must agree on: the options, the model, the number of steps.
@@ -85,7 +86,7 @@ class CompressionState:
             in_order=True,
         )
         self._learn_parameters()
-        self._passed_elements_last_step = 0
+        self._exact_elements_last_step = 0
         self.reset()
 
     def _learn_parameters(self) -> None:
@@ -184,7 +185,7 @@ class CompressionState:
                 session.take(index)
         self._exact.wait()
         session.end_step()
-        futures, self._passed_elements_last_step = self._futures, self._exact.elements
+        futures, self._exact_elements_last_step = self._futures, self._exact.elements
         self._forget_step()
         for future, buffer in futures:
             future.set_result(buffer)
@@ -197,53 +198,16 @@ class CompressionState:
         self._unplaced = []
         self._fill(unplaced)
 
-    def reconfigure(self, **changes: Any) -> None:
-        """Go on under other options from the next step on; call it between the same two steps on every rank.
+    @property
+    def _is_in_step(self) -> bool:
+        return self._expected > 0
 
-        Raises:
-            ConfigurationError: for a value out of range; nothing has changed then.
-            TypeError: for an option that there is not.
-        """
-        self._require_between_steps("reconfigure")
-        self._session.reconfigure(**changes)
-        self.options = self._session.options
+    @property
+    def _exact_elements(self) -> int:
+        return self._exact_elements_last_step
+
+    def _options_changed(self) -> None:
         self._learn_parameters()
-
-    def scale_changed(self, old: float, new: float) -> None:
-        """Say, between steps, that gradients are multiplied by ``new`` instead of by ``old`` from now on.
-
-        For error feedback with a scaler of your own; ``grad_scaler=`` asks one of PyTorch by itself.
-
-        Raises:
-            ConfigurationError: the scales are not positive numbers.
-        """
-        self._session.aggregator.scale_changed(old, new)
-
-    def metrics(self) -> dict[str, Any]:
-        """Return what this rank counted so far, as plain values; ``docs/guides/ddp.md`` explains the keys."""
-        return {**self._session.metrics(), "passed_through_elements": self._passed_elements_last_step}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold beside model and optimizer; call it between steps.
-
-        DDP's own ``state_dict`` does not have it. The same on every rank but for counters and, with error feedback,
-        residuals.
-        """
-        self._require_between_steps("state_dict")
-        return self._session.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where ``state_dict`` was taken; call it on every rank before the next step.
-
-        Raises:
-            StateError: when the state belongs to another method, width or seed, or is damaged.
-        """
-        self._require_between_steps("load_state_dict")
-        self._session.load_state_dict(state)
-
-    def _require_between_steps(self, call: str) -> None:
-        if self._expected:
-            raise CallOrderError(f"{call}: expected to be called between steps, got a step with buckets in flight")
 
 
 def hook(state: Any, bucket: Any) -> Any:

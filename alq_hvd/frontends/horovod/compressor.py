@@ -11,7 +11,6 @@ It knows the order in which Horovod calls, and nothing of arithmetic:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,26 +18,30 @@ from alq_hvd import backends
 from alq_hvd.codec.choice import Codecs
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.communicator.horovod import HorovodCommunicator
-from alq_hvd.engine.fusion import Sampler, is_dense_float, require_all, require_convertible
+from alq_hvd.engine.fusion import Sampler, given_twice, is_dense_float, require_all, require_convertible
 from alq_hvd.engine.layout import Gradient
 from alq_hvd.engine.options import Options
 from alq_hvd.engine.session import Session
 from alq_hvd.engine.transport import PlainTransport, Transport
 from alq_hvd.errors import CallOrderError, ConfigurationError, ConfigurationMismatch
 from alq_hvd.exchange.ledger import ring_bytes
+from alq_hvd.frontends.between_steps import BetweenSteps
 from alq_hvd.frontends.horovod.call_order_keys import CallOrderKeys
+from alq_hvd.frontends.horovod.copies import Copied
 from alq_hvd.frontends.horovod.identity_keys import IdentityKeys
-from alq_hvd.frontends.horovod.keys import Keys
+from alq_hvd.frontends.horovod.keys import Keys, require_met
 from alq_hvd.frontends.horovod.names import unique
-from alq_hvd.frontends.horovod.plain import for_sum
+from alq_hvd.frontends.horovod.plain import LeftToHorovod
 from alq_hvd.frontends.horovod.probe import PROBE_BYTES, Probe, require_gradient
 from alq_hvd.frontends.horovod.tickets import Passed, Ticket
 from alq_hvd.frontends.horovod.transport import HorovodTransport
 
-_Compressor = backends.require("horovod.torch.compression").Compressor
+_Compressor: Any = object
+if backends.available("horovod.torch.compression"):  # else ranks of another kind may be handed over, as in tests
+    _Compressor = backends.require("horovod.torch.compression").Compressor
 
 
-class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
+class QuantisedCompressor(BetweenSteps, Copied, _Compressor):  # type: ignore[misc]
     """Compress gradients for ``hvd.DistributedOptimizer(compression=...)`` on stock Horovod.
 
     Made by ``alq_hvd.Compression.<method>``. One instance serves one optimizer.
@@ -90,7 +93,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         )
         self.options = self._session.options
         self._torch = backends.torch()
-        self._passed_elements_last_step = 0
+        self._plain = LeftToHorovod(self._session)
         self.reset()
 
     def reset(self) -> None:
@@ -105,8 +108,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
     def _forget_world(self) -> None:
         self._staged: dict[int, Any] = {}  # gradients of a step before which ranks have not agreed on their places
         self._decoded: set[int] = set()  # groups
-        self._outstanding, self._passed_elements, self._delivering = 0, 0, False
-        self._passed_shapes: list[tuple[int, ...]] = []
+        self._outstanding, self._delivering = 0, False
+        self._plain.forget_step()
         self._sparse: list[int] = []
         self._keys.reset()
 
@@ -152,7 +155,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             )
         known = self._keys.locate(tensor)
         if known is None:
-            self._passed_shapes.append(tuple(tensor.shape))
+            self._plain.shapes.append(tuple(tensor.shape))
             return self._pass(tensor)
         require_convertible(tensor)
         if session.is_laid_out:
@@ -167,7 +170,7 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             rank=session.rank,
             size=session.size,
             configuration=session.configuration,
-            levels=session.aggregator.levels_fingerprint,
+            levels=session.levels_mark,
             tensor=known.index,
             step=session.step,
         )
@@ -189,18 +192,20 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             CommunicationTimeout: a payload did not arrive in time.
         """
         if ctx is None:
-            self._count_sparse(tensor)
+            self._plain.count_sparse(tensor)
             return tensor
         if isinstance(ctx, Passed):
             self._delivered()
             return tensor if tensor.dtype == ctx.dtype else tensor.to(ctx.dtype)
         session, reduced = self._session, tensor.reshape(-1).tolist()
-        ctx.probe.require_same_ranks(reduced, ctx.name)
-        if session.is_reconfigured:  # a rank that was not would never come to the agreement
-            ctx.probe.check(reduced, ctx.name, session.attend())
+        is_met = ctx.probe.is_met(reduced)
+        if not is_met:
+            ctx.probe.require_same_ranks(reduced, ctx.name)
+            if session.is_reconfigured:  # a rank that was not would never come to the agreement
+                ctx.probe.check(reduced, ctx.name, session.attend())
         if not self._delivering:
             self._all_gradients_seen()
-        factor = ctx.probe.check(reduced, ctx.name, session.attend())
+        factor = 1.0 if is_met else ctx.probe.check(reduced, ctx.name, session.attend())
         group = session.groups.layout.slots[ctx.index].group
         if group not in self._decoded:
             session.result(group, factor)
@@ -210,97 +215,33 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         self._delivered()
         return gradient
 
-    def scale_changed(self, old: float, new: float) -> None:
-        """Say, between steps, that gradients are multiplied by ``new`` instead of by ``old`` from now on.
+    @property
+    def _made_of(self) -> dict[str, Any]:
+        return {
+            "options": self.options,
+            "named_parameters": self._named,
+            "process_set": self._process_set,
+            "communicator": self._communicator,
+            "sample_gradients": self._sample_gradients,
+            "grad_scaler": self._grad_scaler,
+        }
 
-        For error feedback with a scaler of your own; ``grad_scaler=`` asks one of PyTorch by itself. Call it on every
-        rank.
+    @property
+    def _is_in_step(self) -> bool:
+        return bool(self._outstanding)
 
-        Raises:
-            ConfigurationError: the scales are not positive numbers.
-        """
-        self._session.aggregator.scale_changed(old, new)
+    @property
+    def _exact_elements(self) -> int:
+        return self._plain.elements_last_step
 
-    def reconfigure(self, **changes: Any) -> None:
-        """Go on with other options, as in ``reconfigure(bits=2, exchange="two_shot")``, from the next step on.
-
-        Call it between the same two steps on every rank. Step and counters stay, and so do levels where gradients are
-        quantised as before; else they are fitted in the next step. A state that is saved afterwards is one of the new
-        options.
-
-        Raises:
-            CallOrderError: in the middle of a step.
-            ConfigurationError: for a value out of range; nothing has changed then.
-            TypeError: for an option that there is not.
-        """
-        self._require_between_steps("reconfigure")
-        self._session.reconfigure(**changes)
-        self.options = self._session.options
+    def _options_changed(self) -> None:
         self._keys = self._keys_under(self.options, self._session.codecs)
         self._forget_world()
-
-    def metrics(self) -> dict[str, Any]:
-        """Return what this rank counted so far, as plain values that json can write.
-
-        Keys: ``method``, ``bits``, ``step`` (completed steps), ``bytes_per_step`` (sent by this rank in the last step:
-        records, probes, and gradients that Horovod reduced itself, by the ring formula), ``bytes_total``,
-        ``relative_variance`` (E|Q(g)-g|^2/|g|^2 of this rank's own gradients, latest measurement), ``levels_version``,
-        ``levels``, ``seconds`` (of this rank in encode, exchange, decode, adapt), ``adaptations`` (the newest hundred),
-        ``fit_is_due`` (a scheduled fit could not be done and is tried at every step),
-        ``compressed_elements`` and ``passed_through_elements`` (of a step), ``exchange`` (in use; empty before the
-        first step; none when plain Horovod reduces), ``break_even`` (choice and predicted seconds of a step, when
-        measured), ``later_shots`` (levels, variance and adaptations of the sums that a second hop quantises).
-        """
-        return {**self._session.metrics(), "passed_through_elements": self._passed_elements_last_step}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold beside model and optimizer; call it between steps.
-
-        Plain Python values, the same on every rank but for counters and, with error feedback, residuals: tensors.
-        """
-        self._require_between_steps("state_dict")
-        return self._session.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where ``state_dict`` was taken; call it on every rank before the next step.
-
-        All may load the same state; residuals of error feedback are taken from a rank's own state only.
-
-        Raises:
-            StateError: when the state belongs to another method, width or seed, or is damaged.
-        """
-        self._session.load_state_dict(state)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> QuantisedCompressor:
-        """Return a compression with this one's levels and step, for the copies of its parameters in ``memo``."""
-        return _restored(*copy.deepcopy(self._what_it_is_made_of(), memo))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle options, parameters and state, between steps; a process set by its ranks, as Horovod pickles it."""
-        return _restored, self._what_it_is_made_of()
-
-    def _what_it_is_made_of(self) -> tuple[Any, ...]:
-        return (
-            self.options,
-            self._named,
-            self._process_set,
-            self._communicator,
-            self._sample_gradients,
-            self._grad_scaler,
-            self.state_dict(),
-        )
-
-    def _require_between_steps(self, call: str) -> None:
-        if self._outstanding:
-            raise CallOrderError(f"{call}: expected to be called between steps, got a step with gradients in flight")
 
     def _stage(self, known: Gradient, tensor: Any) -> None:
         """Keep a gradient until all ranks have agreed on its place."""
         if known.index in self._staged:
-            raise CallOrderError(
-                f"gradient {known.name} was handed over twice in one step: expected each once. Give every "
-                "optimizer its own compression"
-            )
+            raise given_twice(known.name)
         self._staged[known.index] = tensor
 
     def _all_gradients_seen(self) -> None:
@@ -333,8 +274,8 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         if self._delivering or self._compresses_nothing:
             self._end_step()
         else:
-            self._require_met()
-        self._passed_shapes = []
+            require_met(self._keys, self._plain.shapes)
+        self._plain.shapes = []
 
     @property
     def _compresses_nothing(self) -> bool:
@@ -342,17 +283,6 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
         if self._session.is_idle or known is None:
             return self._session.is_idle
         return len(self._keys.sparse(range(len(known)))) == len(known)
-
-    def _require_met(self) -> None:
-        """Raise ``ConfigurationError`` if the optimizer's gradients are those of other parameters than were named."""
-        unmet = self._keys.unmet(self._passed_shapes)
-        if unmet:
-            shown = ", ".join(unmet[:5]) + (" ..." if len(unmet) > 5 else "")
-            raise ConfigurationError(
-                f"named_parameters: expected the parameters that the optimizer trains, got others: {shown} had no "
-                "gradient, while gradients of the same shapes came from elsewhere. Make the compression after the "
-                "model has its final parameters: after copies, to_empty(), load_state_dict(assign=True) and wrappers"
-            )
 
     def _end_step(self) -> None:
         self._delivering, self._decoded = False, set()
@@ -362,35 +292,9 @@ class QuantisedCompressor(_Compressor):  # type: ignore[misc,valid-type]
             self._keys.drop(self._sparse)
             self._sparse = []
             self._session.give_up_layout()
-        self._passed_elements_last_step, self._passed_elements = self._passed_elements, 0
+        self._plain.end_step()
 
     def _pass(self, tensor: Any) -> tuple[Any, Passed]:
-        """Leave a tensor to Horovod, in a type in which it can be added up."""
-        wide = for_sum(tensor, self.options.accumulator, self._session.size, self._session.rank == 0)
+        """Leave a tensor to Horovod."""
         self._outstanding += 1
-        self._passed_elements += int(tensor.numel())
-        self._session.ledger.sent(ring_bytes(self._session.size, wide.numel() * wide.element_size()))
-        return wide, Passed(tensor.dtype)
-
-    def _count_sparse(self, gathered: Any) -> None:
-        """Count this rank's share, on average, of a sparse gradient that Horovod has gathered itself."""
-        if str(gathered.layout) == "torch.sparse_coo" and self._session.size > 1:
-            indices, values = gathered._indices(), gathered._values()
-            length = indices.numel() * indices.element_size() + values.numel() * values.element_size()
-            self._session.ledger.sent(length * (self._session.size - 1) // self._session.size)
-
-
-def _restored(
-    options: Options,
-    named_parameters: list[tuple[str, Any]] | None,
-    process_set: Any,
-    communicator: Communicator | None,
-    sample_gradients: Sampler | None,
-    grad_scaler: Any,
-    state: dict[str, Any],
-) -> QuantisedCompressor:
-    restored = QuantisedCompressor(
-        options, named_parameters, process_set, communicator, sample_gradients, grad_scaler=grad_scaler
-    )
-    restored.load_state_dict(state)
-    return restored
+        return self._plain.take(tensor), Passed(tensor.dtype)

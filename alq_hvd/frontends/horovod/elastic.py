@@ -64,7 +64,9 @@ class CompressionHandler:
 
 
 def register() -> None:
-    """Tell ``hvd.elastic.TorchState`` how a compression is handled; again does no harm."""
+    """Tell ``hvd.elastic.TorchState`` how a compression is handled; again does no harm, nor where there is none."""
+    if not backends.available("horovod.torch"):
+        return
     states = backends.require("horovod.torch.elastic.state")
     entry = (QuantisedCompressor, CompressionHandler)
     registry = states.get_handler_registry()

@@ -195,4 +195,4 @@ def _watch(keys: IdentityKeys, parameters: Sequence[Any]) -> None:
 
 
 def _is_sparse(gradient: Any) -> bool:
-    return gradient is not None and str(gradient.layout) != "torch.strided"
+    return gradient is not None and gradient.layout is not backends.torch().strided

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from alq_hvd.engine.layout import Gradient
+from alq_hvd.errors import ConfigurationError
 
 PlaceOf = Callable[[Any], Any]
 """Return where a tensor is to be encoded: a device, or ``None`` for the host."""
@@ -64,3 +65,20 @@ class Keys(Protocol):
     def reset(self) -> None:
         """Forget what was learnt from gradients: ranks that are new in the world know nothing of it."""
         ...
+
+
+def require_met(keys: Keys, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raise ``ConfigurationError`` if the optimizer's gradients are those of other parameters than were named.
+
+    Args:
+        keys: that recognised none of a step's gradients.
+        shapes: of these.
+    """
+    unmet = keys.unmet(shapes)
+    if unmet:
+        shown = ", ".join(unmet[:5]) + (" ..." if len(unmet) > 5 else "")
+        raise ConfigurationError(
+            f"named_parameters: expected the parameters that the optimizer trains, got others: {shown} had no "
+            "gradient, while gradients of the same shapes came from elsewhere. Make the compression after the "
+            "model has its final parameters: after copies, to_empty(), load_state_dict(assign=True) and wrappers"
+        )

@@ -52,6 +52,13 @@ class Probe:
         """Return the ``PROBE_LENGTH`` numbers this rank contributes."""
         return [1.0, _GUARD if self.rank == 0 else 0.0, *map(float, self._fingerprints())]
 
+    def is_met(self, reduced: Sequence[float]) -> bool:
+        """Return whether ``reduced`` is the very average that ranks which agree in everything get: the usual case.
+
+        ``False`` proves nothing: other averages than those of powers of two are rounded, and sums are as good.
+        """
+        return reduced == [1.0, _GUARD / self.size, *self._fingerprints()]
+
     def require_same_ranks(self, reduced: Sequence[float], what: str) -> None:
         """Raise ``ConfigurationMismatch`` where Horovod has averaged over another process set than the compression's.
 
@@ -96,9 +103,10 @@ class Probe:
         if not reduced[0] > 0 or abs(reduced[1] / reduced[0] - guard) > 1e-3 * _GUARD / present:
             raise UnsupportedReduction(
                 f"{where}: expected Horovod to reduce with op=Average or op=Sum over the {self.size} ranks of this "
-                "compression, got something else (Adasum, Min, Max or Product, or another process_set). Quantised "
-                "gradients can only be added: choose hvd.Average or hvd.Sum, and give the same process_set to the "
-                "optimizer and to alq_hvd.Compression; or drop compression"
+                "compression, got something else (Adasum, Min, Max or Product, another process_set, or a scale that is "
+                "not positive). Quantised gradients can only be added: choose hvd.Average or hvd.Sum, with positive "
+                "prescale_factor and postscale_factor, and give the same process_set to the optimizer and to "
+                "alq_hvd.Compression; or drop compression"
             )
         means = [value / reduced[0] for value in reduced[2:]]
         off = [abs(mean - own) > 0.25 / self.size for mean, own in zip(means, self._fingerprints(), strict=True)]
@@ -125,8 +133,9 @@ class Probe:
         return f"rank {self.rank}, step {self.step}, gradient {what}"
 
     def _fingerprints(self) -> list[int]:
-        numbers = [self.configuration, self.levels, self.tensor]
-        return [byte for number in numbers for byte in (number & 255, number >> 8 & 255)] + [self.step & 255]
+        configuration, levels, tensor = self.configuration, self.levels, self.tensor  # asked for with every gradient
+        low, high = [configuration & 255, configuration >> 8 & 255], [levels & 255, levels >> 8 & 255]
+        return [*low, *high, tensor & 255, tensor >> 8 & 255, self.step & 255]
 
 
 def _near(value: float, exact: float) -> bool:
