@@ -8,8 +8,8 @@ import numpy as np
 
 from alq_hvd.codec.arrays import FloatArray, Record
 from alq_hvd.codec.keys import StreamKey
-from alq_hvd.errors import ConfigurationError, UnsupportedTensor
-from alq_hvd.quantiser.levels import Levels
+from alq_hvd.errors import ConfigurationError, UnsupportedTensor, WireFormatError
+from alq_hvd.quantiser.levels_by_width import AnyLevels, LevelsByWidth
 from alq_hvd.quantiser.record import RecordLayout, Stamp, verify
 
 
@@ -24,7 +24,7 @@ def require_values(values: FloatArray, elements: int | None = None) -> None:
 
 
 def require_encodable(
-    values: FloatArray, layout: RecordLayout, levels: Levels, key: StreamKey, residual: FloatArray | None = None
+    values: FloatArray, layout: RecordLayout, levels: AnyLevels, key: StreamKey, residual: FloatArray | None = None
 ) -> None:
     """Raise ``AlqError`` unless ``values``, and ``residual`` if any, fit ``layout``, and ``levels`` and ``key`` do."""
     require_values(values, layout.elements)
@@ -37,13 +37,20 @@ def require_encodable(
         )
 
 
-def require_decodable(records: Sequence[Record], layout: RecordLayout, levels: Levels, stamps: Sequence[Stamp]) -> None:
+def require_decodable(records: Sequence[Record], layout: RecordLayout, levels: AnyLevels, stamps: Sequence[Stamp]) -> None:
     """Raise ``AlqError`` unless every record is whole and was encoded under ``layout``, ``levels`` and its stamp."""
     layout.quantiser.require_fit(levels)
     if len(records) != len(stamps):
         raise ConfigurationError(f"expected one stamp a record, got {len(stamps)} stamps and {len(records)} records")
     for record, stamp in zip(records, stamps, strict=True):
         verify(record, layout, stamp)
+        if isinstance(levels, LevelsByWidth):
+            widths = layout.widths(record)
+            if ((widths > 0) & (widths < levels.lowest)).any():
+                raise WireFormatError(
+                    f"record from rank {stamp.sender} at step {stamp.step}: expected widths of 0 or {levels.lowest} to "
+                    f"8 bits, got {int(widths[widths > 0].min())}: the bytes were damaged on the way"
+                )
 
 
 def _described(values: object) -> str:

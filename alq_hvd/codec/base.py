@@ -8,7 +8,7 @@ from typing import Protocol
 from alq_hvd.codec.arrays import Arrays, Bytes, FloatArray, Record, Values
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.quantiser.config import QuantiserConfig
-from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels_by_width import AnyLevels
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 from alq_hvd.quantiser.statistics import GradientStatistics
 
@@ -35,7 +35,7 @@ class Codec(Protocol):
         self,
         values: Values,
         layout: RecordLayout,
-        levels: Levels,
+        levels: AnyLevels,
         key: StreamKey,
         stamp: Stamp,
         residual: Values | None = None,
@@ -55,7 +55,7 @@ class Codec(Protocol):
         self,
         records: Sequence[Bytes],
         layout: RecordLayout,
-        levels: Levels,
+        levels: AnyLevels,
         stamps: Sequence[Stamp],
         scale: float,
         out: Values | None = None,
@@ -74,11 +74,11 @@ class Codec(Protocol):
         self,
         records: Sequence[Bytes],
         layout: RecordLayout,
-        levels: Levels,
+        levels: AnyLevels,
         stamps: Sequence[Stamp],
         room: Values,
         again: RecordLayout,
-        levels_again: Levels,
+        levels_again: AnyLevels,
         key: StreamKey,
         stamp: Stamp,
     ) -> Bytes:

@@ -18,7 +18,9 @@ from alq_hvd.codec.strata import draws_words, polynomial_of
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser.config import QuantiserConfig, require_int
 from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels_by_width import AnyLevels, LevelsByWidth
 from alq_hvd.quantiser.record import HEADER, RecordLayout, Stamp, seal
+from alq_hvd.quantiser.widths import Ladder
 from alq_hvd.quantiser.statistics import BINS_PER_OCTAVE_LOG2, OCTAVES, GradientStatistics
 
 
@@ -54,7 +56,7 @@ class NativeCodec(Codec):
         self,
         values: FloatArray,
         layout: RecordLayout,
-        levels: Levels,
+        levels: AnyLevels,
         key: StreamKey,
         stamp: Stamp,
         residual: FloatArray | None = None,
@@ -65,6 +67,9 @@ class NativeCodec(Codec):
         record, signs = layout.new_record(), sign_key(key, config)
         layout.rotation(record)[:] = rotation_words(key, config)
         layout.draws(record)[:] = draws_words(key, config)
+        if isinstance(levels, LevelsByWidth):
+            self._encode_by_width(values, record, layout, levels, key, stamp, residual)
+            return record
         check = self._native.encode(
             self.instruction_set,
             values,
@@ -93,11 +98,52 @@ class NativeCodec(Codec):
         seal(record, layout, stamp, (check + int(named.sum(dtype=np.uint32))) % 2**32)
         return record
 
+    def _encode_by_width(
+        self,
+        values: FloatArray,
+        record: Record,
+        layout: RecordLayout,
+        levels: LevelsByWidth,
+        key: StreamKey,
+        stamp: Stamp,
+        residual: FloatArray | None,
+    ) -> None:
+        config, signs = layout.quantiser, sign_key(key, layout.quantiser)
+        ladder = Ladder.of(levels, residual is None)
+        check = self._native.encode_widths(
+            self.instruction_set,
+            values,
+            record,
+            norms_offset=layout.norms_offset,
+            widths_offset=layout.widths_offset,
+            codes_offset=layout.codes_offset,
+            rows=layout.word_rows,
+            bucket_size=config.bucket_size,
+            maximum_norm=config.norm == "linf",
+            clip=config.clip or 0.0,
+            tables=_tables(config, levels),
+            base=ladder.base,
+            steps=ladder.steps,
+            keeps_all=ladder.keeps_all,
+            key_first=key.first,
+            key_second=key.second,
+            first_element=key.first_element,
+            threads=self.threads,
+            rounds=config.rounds,
+            signs_first=signs.first,
+            signs_second=signs.second,
+            strata=(*key.strata, polynomial_of(key.strata.parts)),
+            residual=residual,
+        )
+        told = (record[HEADER.size : layout.norms_offset], record[layout.widths_offset : layout.codes_offset])
+        named = sum(int(part.view("<u4").sum(dtype=np.uint32)) for part in told)
+        seal(record, layout, stamp, (check + named) % 2**32)
+
     def decode_sum(
         self,
         records: Sequence[Record],
         layout: RecordLayout,
-        levels: Levels,
+        levels: AnyLevels,
         stamps: Sequence[Stamp],
         scale: float,
         out: FloatArray | None = None,
@@ -107,6 +153,22 @@ class NativeCodec(Codec):
         if out is None:
             out = np.empty(layout.elements, dtype=np.float32)
         require_values(out, layout.elements)
+        if isinstance(levels, LevelsByWidth):
+            self._native.decode_sum_widths(
+                self.instruction_set,
+                list(records),
+                out,
+                norms_offset=layout.norms_offset,
+                widths_offset=layout.widths_offset,
+                codes_offset=layout.codes_offset,
+                rows=layout.word_rows,
+                bucket_size=layout.quantiser.bucket_size,
+                tables=_tables(layout.quantiser, levels),
+                scale=scale,
+                threads=self.threads,
+                rounds=layout.quantiser.rounds,
+            )
+            return out
         self._native.decode_sum(
             self.instruction_set,
             list(records),
@@ -150,6 +212,16 @@ class NativeCodec(Codec):
             bucket_size=config.bucket_size,
             weight_exponent=weight_exponent,
         )
+
+
+def _tables(
+    config: QuantiserConfig, levels: LevelsByWidth
+) -> list[tuple[int, FloatArray, FloatArray, float, float]]:
+    """Return width, levels, inverse gaps, dither and reach of every table."""
+    every = [(width, config.at(width), levels.at(width)) for width in levels.widths]
+    return [
+        (width, table.values, table.inverse_gaps, _dither(config, table), _reach(own)) for width, own, table in every
+    ]
 
 
 def _dither(config: QuantiserConfig, levels: Levels) -> float:

@@ -12,16 +12,19 @@ import numpy.typing as npt
 from alq_hvd.codec.arguments import require_decodable, require_encodable, require_values
 from alq_hvd.codec.arrays import FloatArray, HostArrays, Record
 from alq_hvd.codec.base import Codec
-from alq_hvd.codec.keys import SignKey, StreamKey
+from alq_hvd.codec.keys import SignKey, StreamKey, random_bits
 from alq_hvd.codec.rotation import rotate_values, rotate_values_back, rotation_words, sign_key
 from alq_hvd.codec.strata import DRAW_BITS, dither, draws, draws_of, draws_words
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels_by_width import AnyLevels, LevelsByWidth
 from alq_hvd.quantiser.record import LANES, TILE, RecordLayout, Stamp, seal
 from alq_hvd.quantiser.statistics import GradientStatistics
+from alq_hvd.quantiser.widths import DRAW_INDEX, WHOLE, Ladder, is_broken, share_out
 
 SUM_LANES = 1024
 SMALLEST_NORM = np.finfo(np.float32).tiny
+LARGEST_NORM = np.finfo(np.float32).max
 Codes = npt.NDArray[np.uint32]
 
 
@@ -36,7 +39,7 @@ class ReferenceCodec(Codec):
         self,
         values: FloatArray,
         layout: RecordLayout,
-        levels: Levels,
+        levels: AnyLevels,
         key: StreamKey,
         stamp: Stamp,
         residual: FloatArray | None = None,
@@ -46,11 +49,13 @@ class ReferenceCodec(Codec):
         if residual is not None:
             values = values + residual
         record = layout.new_record()
-        norms, codes = quantise(values, layout.quantiser, levels, key)
         layout.rotation(record)[:] = rotation_words(key, layout.quantiser)
         layout.draws(record)[:] = draws_words(key, layout.quantiser)
-        layout.norms(record)[:] = norms
-        layout.words(record)[:] = pack(codes, layout)
+        if isinstance(levels, LevelsByWidth):
+            _encode_by_width(values, record, layout, levels, key, keeps_all=residual is None)
+        else:
+            layout.norms(record)[:], codes = quantise(values, layout.quantiser, levels, key)
+            layout.words(record)[:] = pack(codes, layout)
         seal(record, layout, stamp)
         if residual is not None:
             with np.errstate(over="ignore", invalid="ignore"):
@@ -62,7 +67,7 @@ class ReferenceCodec(Codec):
         self,
         records: Sequence[Record],
         layout: RecordLayout,
-        levels: Levels,
+        levels: AnyLevels,
         stamps: Sequence[Stamp],
         scale: float,
         out: FloatArray | None = None,
@@ -134,7 +139,71 @@ def quantise(values: FloatArray, config: QuantiserConfig, levels: Levels, key: S
     return norms, codes
 
 
-def sum_records(records: Sequence[Record], layout: RecordLayout, levels: Levels) -> FloatArray:
+def _encode_by_width(
+    values: FloatArray, record: Record, layout: RecordLayout, levels: LevelsByWidth, key: StreamKey, keeps_all: bool
+) -> None:
+    """Write norms, widths and codes of ``values``, every block as a record of its own would have them.
+
+    A block that was kept by chance has norms that make up for it; one without bits has none, but for broken buckets.
+    """
+    config = layout.quantiser
+    draw = int(random_bits(key, np.array([key.first_element + DRAW_INDEX], dtype=np.uint32))[0]) >> 16
+    energies = bucket_energies(values, config)
+    widths, chances = share_out(energies, layout, Ladder.of(levels, keeps_all), draw)
+    layout.widths(record)[:] = widths
+    sent, words, row = layout.norms(record), layout.words(record), 0
+    for block, (width, chance) in enumerate(zip(widths.tolist(), chances.tolist(), strict=True)):
+        first = block * config.block_size
+        part = values[first : first + config.block_size]
+        buckets = slice(first // config.bucket_size, (first + len(part) - 1) // config.bucket_size + 1)
+        if not width:
+            sent[buckets] = np.where(is_broken(energies[buckets]), np.float32(np.nan), np.float32(0))
+            continue
+        own = RecordLayout(len(part), config.at(width))
+        norms, codes = quantise(part, own.quantiser, levels.at(width), key.at(key.first_element + first))
+        with np.errstate(over="ignore"):
+            louder = (norms.astype(np.float64) * WHOLE / chance).astype(np.float32)
+        sent[buckets] = np.where(louder > LARGEST_NORM, LARGEST_NORM, louder)
+        words[row : row + own.word_rows] = pack(codes, own)
+        row += own.word_rows
+    words[row:] = 0
+
+
+def bucket_energies(values: FloatArray, config: QuantiserConfig) -> npt.NDArray[np.float64]:
+    """Return float64[buckets]: by how much error each bucket counts when bits are shared out.
+
+    That is the square of its norm or, where buckets are rotated, which changes no length, of its Euclidean length.
+    """
+    if config.rotate:
+        return lane_sums(_buckets(values, config.bucket_size).astype(np.float64) ** 2)
+    norms = bucket_norms(prepare(values, config, SignKey(), 0), config.norm)
+    return norms.astype(np.float64) ** 2
+
+
+def decoded(record: Record, layout: RecordLayout, levels: AnyLevels) -> FloatArray:
+    """Return float32[elements]: the level of each coordinate, dithered where the record is."""
+    if isinstance(levels, LevelsByWidth):
+        parts, words, row = [np.zeros(0, dtype=np.float32)], layout.words(record), 0
+        for block, width in enumerate(layout.widths(record).tolist()):
+            elements = layout.elements_of_block(block)
+            if not width:
+                parts.append(np.zeros(elements, dtype=np.float32))
+                continue
+            own = RecordLayout(elements, layout.quantiser.at(width))
+            draws = layout.draws(record).copy()
+            draws[2:3] += np.uint32(block * layout.quantiser.block_size)
+            parts.append(_levels_of(words[row : row + own.word_rows], own, levels.at(width), draws))
+            row += own.word_rows
+        return np.concatenate(parts)
+    return _levels_of(layout.words(record), layout, levels, layout.draws(record))
+
+
+def _levels_of(words: Codes, layout: RecordLayout, levels: Levels, draws_named: Codes) -> FloatArray:
+    found = levels.values[np.minimum(unpack(words, layout), len(levels) - 1)]
+    return found + dither(draws_named, layout.elements, levels.dither) if layout.quantiser.dither else found
+
+
+def sum_records(records: Sequence[Record], layout: RecordLayout, levels: AnyLevels) -> FloatArray:
     """Return float32[elements]: the sum of the decoded records, in the order given.
 
     Neighbours in that order which share their rotation are added before they are rotated back, once.
@@ -144,10 +213,8 @@ def sum_records(records: Sequence[Record], layout: RecordLayout, levels: Levels)
         for rotation, run in groupby(records, lambda record: tuple(layout.rotation(record).tolist())):
             part = np.zeros(layout.elements, dtype=np.float32)
             for record in run:
-                found = levels.values[np.minimum(unpack(layout.words(record), layout), len(levels) - 1)]
-                if config.dither:
-                    found = found + dither(layout.draws(record), layout.elements, levels.dither)
-                part += np.repeat(layout.norms(record), config.bucket_size)[: layout.elements] * found
+                norms = np.repeat(layout.norms(record), config.bucket_size)[: layout.elements]
+                part += norms * decoded(record, layout, levels)
             if rotation:
                 first, second, start, _ = rotation
                 part = rotate_values_back(part, config, SignKey(first, second), start)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser.levels import MAXIMUM_BITS, Levels
+from alq_hvd.quantiser.levels_by_width import AnyLevels, LevelsByWidth
 
 Norm = Literal["l2", "linf"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 Rounding = Literal["stochastic", "nearest"]
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 MAXIMUM_BUCKET_SIZE = 2**24
+SMALLEST_BUDGET = 0.5
+SMALLEST_BLOCK = 1024
+"""Coordinates whose codes have one width where buckets are smaller: a tile, which is packed by itself."""
 DEFAULT_BUCKET_SIZE = 1024
 """Norms cost 1 % of a 3-bit code; ALQ has a third of the variance it has at 8192 (docs/decisions/0008)."""
 LARGEST_CENTROIDS = (0.7978846, 1.5104176, 2.1519457, 2.7325896, 3.2607325, 3.7441013, 4.1896942, 4.6035356)
@@ -26,7 +30,8 @@ class QuantiserConfig:
     """Fix how one stream of gradients is quantised.
 
     Attributes:
-        bits: width of a packed code, 1 to 8. More bits: more bytes, less quantisation variance.
+        bits: width of a packed code, 1 to 8. More bits: more bytes, less quantisation variance. With a budget: the
+            largest width there may be.
         bucket_size: coordinates that share one norm. Larger: fewer norms on the wire (32/bucket_size bits a
             coordinate), more variance.
         norm: the scale of a bucket, ``"l2"`` or ``"linf"`` (largest magnitude).
@@ -51,6 +56,7 @@ class QuantiserConfig:
     rotate: bool = False
     rounding: Rounding = "stochastic"
     dither: bool = False
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         require_int("bits", self.bits, 1, MAXIMUM_BITS)
@@ -70,6 +76,27 @@ class QuantiserConfig:
                 f"rounding: 'nearest' needs rotate=True and norm='l2', got rotate={self.rotate} and "
                 f"norm={self.norm!r}: without the rotation it would be biased, and it sends a scale of its own"
             )
+        if self.budget is not None:
+            self._check_budget(self.budget)
+
+    def _check_budget(self, budget: float) -> None:
+        if not isinstance(budget, int | float) or not SMALLEST_BUDGET <= budget <= self.bits:
+            raise ConfigurationError(
+                f"bits: expected a mean of {SMALLEST_BUDGET} to {self.bits} bits with adaptive widths, got {budget!r}"
+            )
+        if self.bucket_size % SMALLEST_BLOCK and SMALLEST_BLOCK % self.bucket_size:
+            raise ConfigurationError(
+                f"bucket_size: adaptive widths need a divisor or a multiple of {SMALLEST_BLOCK}, got {self.bucket_size}"
+            )
+
+    @property
+    def block_size(self) -> int:
+        """Return how many coordinates share a width, where widths differ."""
+        return max(self.bucket_size, SMALLEST_BLOCK)
+
+    def at(self, width: int) -> QuantiserConfig:
+        """Return how coordinates become codes in a block of this width."""
+        return replace(self, bits=width, budget=None)
 
     @property
     def reach(self) -> float:
@@ -81,11 +108,15 @@ class QuantiserConfig:
         """Return how many times a bucket is rotated: not at all, once, or twice for rounding to the nearest."""
         return int(self.rotate) * (2 if self.rounding == "nearest" else 1)
 
-    def require_fit(self, levels: Levels) -> None:
-        """Raise ``ConfigurationError`` when ``levels`` has more entries than ``bits`` can index."""
+    def require_fit(self, levels: AnyLevels) -> None:
+        """Raise ``ConfigurationError`` unless ``levels`` are of the right kind, with entries that ``bits`` can index."""
+        if isinstance(levels, LevelsByWidth) != (self.budget is not None):
+            wanted = "one table of levels" if self.budget is None else "a table of levels for each width"
+            raise ConfigurationError(f"expected {wanted}, got {type(levels).__name__}")
         if levels.minimum_bits > self.bits:
+            count = f"{len(levels)}" if isinstance(levels, Levels) else "more"
             raise ConfigurationError(
-                f"expected at most {2**self.bits} levels at {self.bits} bits, got {len(levels)}: "
+                f"expected at most {2**self.bits} levels at {self.bits} bits, got {count}: "
                 f"use bits={levels.minimum_bits} or more"
             )
 

@@ -76,6 +76,15 @@ class Levels:
         gaps = np.diff(self.values.astype(np.float64)).tolist()
         return np.float32(math.fsum(1 / gap for gap in gaps) / math.fsum(1 / gap**2 for gap in gaps))
 
+    @property
+    def packed(self) -> npt.NDArray[np.float32]:
+        """Return float32[count], all of it but the version."""
+        return self.values
+
+    def unpacked(self, packed: npt.NDArray[np.float32], version: int) -> Levels:
+        """Return the table that ``packed`` describes."""
+        return Levels(packed, version)
+
     def next_version(self, values: npt.ArrayLike) -> Levels:
         """Return the table that follows this one in the history of adaptations."""
         return Levels(np.asarray(values, dtype=np.float32), self.version + 1)

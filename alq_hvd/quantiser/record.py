@@ -1,12 +1,14 @@
 """The layout of a record: what one rank sends for one fusion group. ``docs/reference/wire-format.md`` is its prose.
 
-A record is ``header | rotation | draws | norms | codes | zeros``, with the rotation only where buckets are rotated and
-the draws only where they are dithered. The layout follows from the configuration alone; the header lets a receiver
-prove that the sender meant the same one, and that the bytes arrived whole.
+A record is ``header | rotation | draws | norms | widths | codes | zeros``, with the rotation only where buckets are
+rotated, the draws only where they are dithered, and the widths only where they differ from block to block: then codes
+end somewhere in an area whose size is known beforehand. The layout follows from the configuration alone; the header
+lets a receiver prove that the sender meant the same one, and that the bytes arrived whole.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,10 +21,11 @@ from alq_hvd.errors import ConfigurationError, WireFormatError
 from alq_hvd.quantiser.config import NORMS, QuantiserConfig
 
 MAGIC = b"ALQ"
-VERSION = 1
+VERSION = 2
+"""The newest version that is written: 2 where widths differ from block to block, 1 elsewhere, as ever."""
 HEADER = struct.Struct("<3sBBBHIIIIII")
 """magic, version, bits, norm, flags, elements, bucket size, levels digest, step, sender, checksum (little-endian)."""
-FLAG_CLIPPED, FLAG_ROTATED, FLAG_NEAREST, FLAG_DITHERED = 1, 2, 4, 8
+FLAG_CLIPPED, FLAG_ROTATED, FLAG_NEAREST, FLAG_DITHERED, FLAG_WIDTHS = 1, 2, 4, 8, 16
 ROTATION_BYTES = 16
 """A rotated record tells its signs behind the header: two words of key, first element, a zero word."""
 DRAWS_BYTES = 16
@@ -34,6 +37,8 @@ LANES = 32
 TILE = 1024
 """Codes are packed in tiles of 32 rows by 32 lanes: element ``e`` of a tile is row ``e // 32`` of lane ``e % 32``."""
 MAXIMUM_ELEMENTS = 2**31 - 1
+WIDEST_ROOM = 4
+"""Bits: there is always room for one block of so many, however small the record and its budget."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,26 @@ class RecordLayout:
     @cached_property
     def word_rows(self) -> int:
         """Return how many rows of 32 little-endian 32-bit words the packed codes fill."""
-        full, rest = divmod(self.elements, TILE)
-        tail_rows = -(-rest // LANES)
-        return full * self.quantiser.bits + -(-tail_rows * self.quantiser.bits // 32)
+        budget = self.quantiser.budget
+        if budget is None:
+            return word_rows(self.elements, self.quantiser.bits)
+        return max(math.ceil(budget * self.elements / TILE), word_rows(self.elements_of_block(0), WIDEST_ROOM))
+
+    @cached_property
+    def blocks(self) -> int:
+        """Return how many blocks have a width of their own; none where all codes have one width."""
+        return 0 if self.quantiser.budget is None else -(-self.elements // self.quantiser.block_size)
+
+    def elements_of_block(self, block: int) -> int:
+        """Return how many coordinates a block has; the last may be short."""
+        return min(self.quantiser.block_size, self.elements - block * self.quantiser.block_size)
+
+    def rows_of(self, widths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return int64[blocks]: how many word rows the codes of each block fill at ``widths``, int64[blocks]."""
+        rows = widths * (self.quantiser.block_size // TILE)
+        if self.blocks:
+            rows[-1] = word_rows(self.elements_of_block(self.blocks - 1), int(widths[-1]))
+        return rows
 
     @cached_property
     def draws_offset(self) -> int:
@@ -72,9 +94,14 @@ class RecordLayout:
         return self.draws_offset + (DRAWS_BYTES if self.quantiser.dither else 0)
 
     @cached_property
+    def widths_offset(self) -> int:
+        """Return where the widths start, if they are told."""
+        return self.norms_offset + 4 * self.buckets
+
+    @cached_property
     def codes_offset(self) -> int:
         """Return where the packed codes start, a multiple of 128."""
-        return _round_up(self.norms_offset + 4 * self.buckets, CODES_ALIGNMENT)
+        return _round_up(self.widths_offset + self.blocks, CODES_ALIGNMENT)
 
     @cached_property
     def payload_bytes(self) -> int:
@@ -89,13 +116,17 @@ class RecordLayout:
     def new_record(self) -> npt.NDArray[np.uint8]:
         """Return uint8[record_bytes] with zeros for padding; all else is for an encoder to write, whatever is there."""
         record = np.empty(self.record_bytes, dtype=np.uint8)  # zeros would nearly all be overwritten
-        record[self.norms_offset + 4 * self.buckets : self.codes_offset] = 0
+        record[self.widths_offset + self.blocks : self.codes_offset] = 0
         record[self.payload_bytes :] = 0
         return record
 
     def norms(self, record: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the norms of ``record`` as a float32[buckets] view."""
-        return record[self.norms_offset : self.norms_offset + 4 * self.buckets].view("<f4")
+        return record[self.norms_offset : self.widths_offset].view("<f4")
+
+    def widths(self, record: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return the widths of ``record`` as a uint8[blocks] view."""
+        return record[self.widths_offset : self.widths_offset + self.blocks]
 
     def rotation(self, record: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
         """Return what names the signs of a rotated ``record`` as a uint32[4] view; uint32[0] of one not rotated."""
@@ -146,8 +177,8 @@ class Header(NamedTuple):
         quantiser = layout.quantiser
         return cls(
             MAGIC,
-            VERSION,
-            quantiser.bits,
+            _version(quantiser),
+            0 if quantiser.budget is not None else quantiser.bits,
             NORMS.index(quantiser.norm),
             _flags(quantiser),
             layout.elements,
@@ -180,10 +211,11 @@ def verify(record: npt.NDArray[np.uint8], layout: RecordLayout, stamp: Stamp) ->
     if record.size < HEADER.size:
         raise WireFormatError(f"{sender}: expected a header of {HEADER.size} bytes, got {record.size}: it was cut off")
     found = Header(*HEADER.unpack_from(record.data))
-    if (found.magic, found.version) != (MAGIC, VERSION):
+    version = _version(layout.quantiser)
+    if (found.magic, found.version) != (MAGIC, version):
         raise WireFormatError(
-            f"{sender}: expected wire format {MAGIC!r} version {VERSION}, got {found.magic!r} version "
-            f"{found.version}: install the same alq_hvd on every rank"
+            f"{sender}: expected wire format {MAGIC!r} version {version}, got {found.magic!r} version "
+            f"{found.version}: install the same alq_hvd on every rank, and start them with the same widths"
         )
     expected = Header.of(layout, stamp, found.checksum)
     for name, want, got in zip(Header._fields, expected, found, strict=True):
@@ -195,18 +227,41 @@ def verify(record: npt.NDArray[np.uint8], layout: RecordLayout, stamp: Stamp) ->
     if record.size != layout.record_bytes:
         raise WireFormatError(
             f"{sender}: expected {layout.record_bytes} bytes for {layout.elements} elements at "
-            f"{layout.quantiser.bits} bits, got {record.size}: bytes were lost or added on the way"
+            f"{layout.quantiser.budget or layout.quantiser.bits} bits, got {record.size}: bytes were lost or added on the "
+            "way, or ranks differ in their bits"
         )
     got = checksum(record)
     if found.checksum != got:
         raise WireFormatError(
             f"{sender}: expected checksum {found.checksum:#010x}, got {got:#010x}: the bytes were damaged on the way"
         )
+    if layout.blocks:
+        _verify_widths(layout.widths(record).astype(np.int64), layout, sender)
+
+
+def _verify_widths(widths: npt.NDArray[np.int64], layout: RecordLayout, sender: str) -> None:
+    """Raise ``WireFormatError`` unless codes of ``widths`` lie inside the record."""
+    filled, widest = int(layout.rows_of(widths).sum()), int(widths.max())
+    if widest > layout.quantiser.bits or filled > layout.word_rows:
+        raise WireFormatError(
+            f"{sender}: expected widths of at most {layout.quantiser.bits} bits that fill at most {layout.word_rows} "
+            f"rows of codes, got up to {widest} bits and {filled} rows: the bytes were damaged on the way"
+        )
+
+
+def word_rows(elements: int, bits: int) -> int:
+    """Return how many rows of 32 words the codes of ``elements`` coordinates fill, packed from a new tile on."""
+    full, rest = divmod(elements, TILE)
+    return full * bits + -(-(-(-rest // LANES) * bits) // 32)
 
 
 def checksum(record: npt.NDArray[np.uint8]) -> int:
     """Return the sum, modulo 2**32, of the little-endian 32-bit words that follow the header."""
     return int(np.add.reduce(record[HEADER.size :].view("<u4"), dtype=np.uint32))
+
+
+def _version(quantiser: QuantiserConfig) -> int:
+    return 1 if quantiser.budget is None else 2
 
 
 def _flags(quantiser: QuantiserConfig) -> int:
@@ -215,6 +270,7 @@ def _flags(quantiser: QuantiserConfig) -> int:
         + FLAG_ROTATED * quantiser.rotate
         + FLAG_NEAREST * (quantiser.rounding == "nearest")
         + FLAG_DITHERED * quantiser.dither
+        + FLAG_WIDTHS * (quantiser.budget is not None)
     )
 
 

@@ -69,38 +69,44 @@ ALQ_INLINE void write_scaled(const float* sums, int64_t size, float scale, bool 
 
 constexpr int64_t kCachedElements = 1 << 20;
 
+// Return what names the draws of a record, for the elements from `start` on.
+inline Redrawn redrawn_from(const uint8_t* record, RecordOffsets offsets, int64_t start, float width) {
+  uint32_t named[3];
+  __builtin_memcpy(named, record + offsets.draws, sizeof named);
+  return {{named[0], named[1]}, named[2] + static_cast<uint32_t>(offsets.skipped + start), width};
+}
+
+// Add the `size` coordinates of one record's tile to `sums`; `scales` float32[kTile] is overwritten.
+template <int B, bool dithered>
+ALQ_INLINE void add_tile(const uint8_t* norms, const uint8_t* words, int64_t start, int64_t size, int64_t bucket_size,
+                         const float* levels, const Redrawn& redrawn, float* scales, float* sums) {
+  const int rows = static_cast<int>((size + kLanes - 1) / kLanes);
+  if (bucket_size % kLanes == 0) {
+    spread_norms(norms, start, bucket_size, kLanes, rows, scales);
+    if (rows == kRows)
+      accumulate_rows<B, true, dithered>(words, kRows, levels, scales, redrawn, sums);
+    else
+      accumulate_rows<B, true, dithered>(words, rows, levels, scales, redrawn, sums);
+  } else {
+    spread_norms(norms, start, bucket_size, 1, size, scales);
+    for (int64_t i = size; i < rows * kLanes; ++i) scales[i] = 0;
+    accumulate_rows<B, false, dithered>(words, rows, levels, scales, redrawn, sums);
+  }
+}
+
 template <int B, bool dithered>
 void decode_bits(const uint8_t* const* records, int count, int64_t begin, int64_t end, const Quantiser& quantiser,
                  const Table& table, RecordOffsets offsets, float scale, float* out) {
-  const bool per_row = quantiser.bucket_size % kLanes == 0;
-  alignas(64) float sums[kTile], scales[kTile], levels[256];
-  // Codes beyond the table decode to its last level, so that damaged bytes still give finite numbers.
-  for (int i = 0; i < 256; ++i) levels[i] = table.levels[i < table.count ? i : table.count - 1];
+  alignas(64) float sums[kTile], scales[kTile];
   const bool past_cache = end - begin > kCachedElements;
   for (int64_t start = begin; start < end; start += kTile) {
     const int64_t size = end - start < kTile ? end - start : kTile;
-    const int rows = static_cast<int>((size + kLanes - 1) / kLanes);
     for (int i = 0; i < kTile; ++i) sums[i] = 0;
     for (int r = 0; r < count; ++r) {
-      const uint8_t* norms = records[r] + offsets.norms;
       const uint8_t* words = records[r] + offsets.codes + start / kTile * (4 * B * kLanes);
-      Redrawn redrawn = {};
-      if (dithered) {
-        uint32_t named[3];
-        __builtin_memcpy(named, records[r] + offsets.draws, sizeof named);
-        redrawn = {{named[0], named[1]}, named[2] + static_cast<uint32_t>(offsets.skipped + start), table.dither};
-      }
-      if (per_row) {
-        spread_norms(norms, start, quantiser.bucket_size, kLanes, rows, scales);
-        if (rows == kRows)
-          accumulate_rows<B, true, dithered>(words, kRows, levels, scales, redrawn, sums);
-        else
-          accumulate_rows<B, true, dithered>(words, rows, levels, scales, redrawn, sums);
-      } else {
-        spread_norms(norms, start, quantiser.bucket_size, 1, size, scales);
-        for (int64_t i = size; i < rows * kLanes; ++i) scales[i] = 0;
-        accumulate_rows<B, false, dithered>(words, rows, levels, scales, redrawn, sums);
-      }
+      const Redrawn redrawn = dithered ? redrawn_from(records[r], offsets, start, table.dither) : Redrawn{};
+      add_tile<B, dithered>(records[r] + offsets.norms, words, start, size, quantiser.bucket_size, table.decoded, redrawn,
+                            scales, sums);
     }
     write_scaled(sums, size, scale, past_cache, out + start);
   }

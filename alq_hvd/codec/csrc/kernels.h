@@ -27,6 +27,7 @@ struct Table {
   float smallest_level;  // magnitude of the smallest level that is not zero
   alignas(64) float levels[256];
   alignas(64) float scaled_inverse_gaps[256];  // number of values of a draw / gap
+  alignas(64) float decoded[256];  // levels by code; codes beyond the table decode to its last level
   float dither = 0;  // what a draw, less its mean, is multiplied by before it is added to its level; 0 adds nothing
   // The levels as a binary search meets them: depth t holds 2^t of them from index 2^t on.
   alignas(64) float tree[256];
@@ -52,6 +53,16 @@ struct RecordOffsets {
   int64_t norms, codes, signs = 0, draws = 0, skipped = 0;
 };
 
+// A record whose blocks have a width each, and the rows of 32 words before the codes of each block.
+struct PlacedRecord {
+  const uint8_t* bytes;
+  const uint8_t* widths;
+  const uint32_t* rows;
+};
+
+// Return how many coordinates share a width, where widths differ.
+inline int64_t block_size_of(int64_t bucket_size) { return bucket_size > kTile ? bucket_size : kTile; }
+
 struct Kernels {
   const char* name;
   // Write norms float32[buckets] and packed codes of `elements` values; `first_element` offsets the random counter.
@@ -69,6 +80,12 @@ struct Kernels {
   // kTile and the bucket size divide, for which `scratch` has room; it is used where records differ in their signs.
   void (*decode_rotated)(const uint8_t* const* records, int count, int64_t begin, int64_t end, const Quantiser&,
                          const Table&, RecordOffsets, float scale, int64_t strip, float* scratch, float* out);
+  // Write the energy of each bucket, by which bits are shared out: squared norms or, of rotated buckets, squared lengths.
+  void (*energies)(const float* values, int64_t elements, const Quantiser&, float* scratch, double* energies);
+  // As decode_sum, or decode_rotated, of blocks that have a width each. `by_width` are tables by bits. begin is a multiple of
+  // the block, and `scratch` has room for one.
+  void (*decode_by_width)(const PlacedRecord* records, int count, int64_t begin, int64_t end, const Quantiser&,
+                          const Table* by_width, RecordOffsets, float scale, float* scratch, float* out);
   // Add normalised coordinates to the histogram and write one BucketMoments a bucket.
   void (*statistics)(const float* values, int64_t elements, const Quantiser&, const Histogram&, float* scratch,
                      BucketMoments*);

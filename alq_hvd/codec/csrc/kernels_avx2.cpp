@@ -13,7 +13,8 @@ namespace {
 }  // namespace
 
 const Kernels& avx2_kernels() {
-  static const Kernels kernels = {"avx2", encode_any, fill_strata, decode_any, decode_rotated, gather_statistics};
+  static const Kernels kernels = {"avx2",          encode_any,      fill_strata,     decode_any,
+                                  decode_rotated,  bucket_energies, decode_by_width, gather_statistics};
   return kernels;
 }
 

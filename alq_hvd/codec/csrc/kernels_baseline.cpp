@@ -13,7 +13,8 @@ namespace {
 }  // namespace
 
 const Kernels& baseline_kernels() {
-  static const Kernels kernels = {"baseline", encode_any, fill_strata, decode_any, decode_rotated, gather_statistics};
+  static const Kernels kernels = {"baseline",          encode_any,      fill_strata,     decode_any,
+                                  decode_rotated,  bucket_energies, decode_by_width, gather_statistics};
   return kernels;
 }
 

@@ -7,4 +7,5 @@
 #include "encode.h"
 #include "decode.h"
 #include "decode_rotated.h"
+#include "decode_by_width.h"
 #include "gather.h"

@@ -10,8 +10,10 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
+#include "by_width.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "ranges.h"
@@ -146,6 +148,100 @@ void decode_sum(const std::string& isa, const std::vector<ByteArray>& records, F
   });
 }
 
+// A table of levels for each width, as Python hands it over: width, levels, inverse gaps, dither, reach.
+using GivenTable = std::tuple<int, FloatArray, FloatArray, float, double>;
+
+// Quantisers and tables by width. A width without a table has that of the smallest one that has: codes decode to something.
+struct Widths {
+  Quantiser quantisers[9];
+  Table tables[9] = {};
+  bool dithered = false;
+
+  Widths(const std::vector<GivenTable>& given, const Quantiser& shared) {
+    if (given.empty()) throw std::invalid_argument("expected a table of levels");
+    bool known[9] = {};
+    for (const auto& [width, levels, inverse_gaps, dither, reach] : given) {
+      if (width < 1 || width > 8) throw std::invalid_argument("widths must be 1 to 8");
+      if (reach > 0 && !shared.rounds) throw std::invalid_argument("rounds must not be 0 where reach is positive");
+      const float draws = reach > 0 ? kDraws : draws_of(shared.strata);
+      tables[width] = checked_table(levels, inverse_gaps, width, dither, draws);
+      quantisers[width] = shared;
+      quantisers[width].bits = width;
+      quantisers[width].reach = reach;
+      dithered |= dither > 0;
+      known[width] = true;
+    }
+    const int first = std::get<0>(given.front());
+    for (int width = 0; width <= 8; ++width)
+      if (!known[width]) tables[width] = tables[first], quantisers[width] = quantisers[first], quantisers[width].bits = width;
+  }
+};
+
+// Raise unless norms, widths and codes lie inside a record of `record_bytes` bytes.
+void check_record_by_width(int64_t record_bytes, int64_t elements, const Quantiser& quantiser, bool dithered,
+                           int64_t norms_offset, int64_t widths_offset, int64_t codes_offset, int64_t rows) {
+  const int64_t block = block_size_of(quantiser.bucket_size), blocks = (elements + block - 1) / block;
+  if (block % quantiser.bucket_size || block % kTile)
+    throw std::invalid_argument("bucket_size must divide 1024 or be a multiple of it");
+  check_record(record_bytes, 0, quantiser, dithered, norms_offset, codes_offset);
+  const int64_t buckets = (elements + quantiser.bucket_size - 1) / quantiser.bucket_size;
+  if (widths_offset < norms_offset || widths_offset % 4 || widths_offset - norms_offset < 4 * buckets ||
+      codes_offset - widths_offset < blocks)
+    throw std::invalid_argument("norms, widths and codes must be aligned to 4 bytes and must not overlap");
+  if (rows < 0 || rows > (record_bytes - codes_offset) / (4 * kLanes))
+    throw std::invalid_argument("the record is too short: " + std::to_string(record_bytes) + " bytes for " +
+                                std::to_string(rows) + " rows of codes");
+}
+
+// As `encode`, with widths that follow energy. `steps` and `base` are the ladder's.
+uint32_t encode_widths(const std::string& isa, const FloatArray& values, ByteArray record, int64_t norms_offset,
+                       int64_t widths_offset, int64_t codes_offset, int64_t rows, int64_t bucket_size, bool maximum_norm,
+                       double clip, const std::vector<GivenTable>& tables, int base, const std::vector<int64_t>& steps,
+                       bool keeps_all, uint32_t key_first, uint32_t key_second, uint32_t first_element, int threads,
+                       int rounds, uint32_t signs_first, uint32_t signs_second, const std::array<uint32_t, 5>& strata,
+                       std::optional<FloatArray> residual) {
+  const auto& [shared_first, shared_second, count, place, polynomial] = strata;
+  const Quantiser shared = checked_quantiser(1, bucket_size, maximum_norm, clip, rounds, 0, {signs_first, signs_second},
+                                             {{shared_first, shared_second}, count, place, polynomial});
+  const Widths widths(tables, shared);
+  const int64_t elements = values.size();
+  check_record_by_width(record.size(), elements, shared, widths.dithered, norms_offset, widths_offset, codes_offset, rows);
+  if (base < 1 || steps.empty() || steps.size() > size_t(9 - base) || !std::is_sorted(steps.begin(), steps.end()) ||
+      steps[0] != 0 || steps.back() > (1 << 20))
+    throw std::invalid_argument("expected a step for each width from base to at most 8, 0 first, never decreasing");
+  if (rows < Blocks{elements, block_size_of(bucket_size)}.rows_of(0, base))
+    throw std::invalid_argument("expected room for the codes of one block of base bits");
+  if (residual && residual->size() != elements) throw std::invalid_argument("residual must be as long as values");
+  const Kernels& kernels = kernels_named(isa);
+  alignas(64) uint32_t filled[kStrataPeriod];
+  kernels.fill_strata(shared.strata, filled);
+  const RecordOffsets offsets = offsets_of(shared, widths.dithered, norms_offset, codes_offset);
+  const CodingByWidth coding = {kernels, widths.quantisers, widths.tables, offsets, widths_offset, rows, threads, filled};
+  const float* from = values.data();
+  float* const kept = residual ? residual->mutable_data() : nullptr;
+  uint8_t* const to = record.mutable_data();
+  py::gil_scoped_release unlocked;
+  return encode_by_width(coding, from, elements, {base, steps, keeps_all}, {key_first, key_second}, first_element, to, kept);
+}
+
+void decode_sum_widths(const std::string& isa, const std::vector<ByteArray>& records, FloatArray out, int64_t norms_offset,
+                       int64_t widths_offset, int64_t codes_offset, int64_t rows, int64_t bucket_size,
+                       const std::vector<GivenTable>& tables, float scale, int threads, int rounds) {
+  const Quantiser shared = checked_quantiser(1, bucket_size, false, 0, rounds, 0, {0, 0});
+  const Widths widths(tables, shared);
+  const RecordOffsets offsets = offsets_of(shared, widths.dithered, norms_offset, codes_offset);
+  const CodingByWidth coding = {kernels_named(isa), widths.quantisers, widths.tables, offsets, widths_offset, rows, threads};
+  const int64_t elements = out.size();
+  std::vector<const uint8_t*> starts;
+  for (const ByteArray& record : records) {
+    check_record_by_width(record.size(), elements, shared, widths.dithered, norms_offset, widths_offset, codes_offset, rows);
+    starts.push_back(record.data());
+  }
+  float* to = out.mutable_data();
+  py::gil_scoped_release unlocked;
+  decode_by_width(coding, starts, elements, scale, to);
+}
+
 // Return (mass, first_moment, moments[buckets, 4]).
 py::tuple statistics(const std::string& isa, const FloatArray& values, int64_t bucket_size, bool maximum_norm,
                      double clip, int weight_exponent, int octaves, int bins_per_octave_log2, int rounds, double reach) {
@@ -194,6 +290,18 @@ PYBIND11_MODULE(_native, module) {
              py::arg("bits"), py::arg("bucket_size"), py::arg("levels").noconvert(),
              py::arg("inverse_gaps").noconvert(), py::arg("scale"),
              py::arg("threads") = 1, py::arg("rounds") = 0, py::arg("dither") = 0.0f, "Write scale * sum of the decoded records into out.");
+  module.def("encode_widths", &alq::encode_widths, py::arg("isa"), py::arg("values").noconvert(),
+             py::arg("record").noconvert(), py::kw_only(), py::arg("norms_offset"), py::arg("widths_offset"),
+             py::arg("codes_offset"), py::arg("rows"), py::arg("bucket_size"), py::arg("maximum_norm"), py::arg("clip"),
+             py::arg("tables"), py::arg("base"), py::arg("steps"), py::arg("keeps_all"), py::arg("key_first"),
+             py::arg("key_second"), py::arg("first_element"), py::arg("threads") = 1, py::arg("rounds") = 0,
+             py::arg("signs_first") = 0, py::arg("signs_second") = 0,
+             py::arg("strata") = std::array<uint32_t, 5>{0, 0, 1, 0, 0}, py::arg("residual").noconvert() = py::none(),
+             "Write norms, widths and packed codes of values into record; return the checksum of norms and codes.");
+  module.def("decode_sum_widths", &alq::decode_sum_widths, py::arg("isa"), py::arg("records").noconvert(),
+             py::arg("out").noconvert(), py::kw_only(), py::arg("norms_offset"), py::arg("widths_offset"),
+             py::arg("codes_offset"), py::arg("rows"), py::arg("bucket_size"), py::arg("tables"), py::arg("scale"),
+             py::arg("threads") = 1, py::arg("rounds") = 0, "Write scale * sum of the decoded records into out.");
   module.def("statistics", &alq::statistics, py::arg("isa"), py::arg("values").noconvert(), py::kw_only(),
              py::arg("bucket_size"), py::arg("maximum_norm"), py::arg("clip"), py::arg("weight_exponent"),
              py::arg("octaves"), py::arg("bins_per_octave_log2"),

@@ -144,3 +144,17 @@ inline float projection_scale(const float* values, const float* chosen, int64_t 
   const float scale = static_cast<float>(unit.squares / bucket_products(values, chosen, count));
   return scale >= kSmallestNorm && scale <= kLargestNorm ? scale : unit.norm;
 }
+
+// See Kernels.
+inline void bucket_energies(const float* values, int64_t elements, const Quantiser& quantiser, float* scratch,
+                            double* energies) {
+  for (int64_t start = 0; start < elements; start += quantiser.bucket_size, ++energies) {
+    const int64_t size = elements - start < quantiser.bucket_size ? elements - start : quantiser.bucket_size;
+    if (quantiser.rounds) {
+      *energies = bucket_sums<false>(values + start, size).squares;
+      continue;
+    }
+    const double norm = bucket_norm(prepared(values + start, size, quantiser, 0, scratch), size, quantiser.maximum_norm);
+    *energies = norm * norm;
+  }
+}

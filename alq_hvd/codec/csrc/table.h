@@ -16,6 +16,7 @@ inline Table make_table(const float* levels, const float* inverse_gaps, int coun
   table.smallest_level = std::numeric_limits<float>::infinity();
   for (int i = 0; i < 256; ++i) {
     table.levels[i] = i < count ? levels[i] : std::numeric_limits<float>::infinity();
+    table.decoded[i] = levels[std::min(i, count - 1)];
     table.scaled_inverse_gaps[i] = i < count ? inverse_gaps[i] * draws : 0.0f;
     if (table.levels[i] != 0) table.smallest_level = std::min(table.smallest_level, std::abs(table.levels[i]));
   }
