@@ -84,7 +84,7 @@ def plan_accumulator(
     return _plan("fp32", count, local_size, reason)
 
 
-def plan_inside_node(ranks: int, bits: int, bucket_size: int, accumulator: str = AUTO) -> AccumulatorPlan:
+def plan_inside_node(ranks: int, bits: float, bucket_size: int, accumulator: str = AUTO) -> AccumulatorPlan:
     """Return the type in which a node adds up the gradients of its ``ranks`` before it quantises the sum.
 
     No quantiser of so many bits a coordinate, its share of the bucket's norm included, has a relative variance below

@@ -13,9 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from alq_hvd.cli.gradient_file import read_gradient
-from alq_hvd.codec.measurement import Measured, fit, measure
+from alq_hvd.codec.measurement import Measured, fit_levels, measure
+from alq_hvd.engine.options import ADAPTIVE, UNIFORM, WIDTHS, Options
+from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser import methods
 from alq_hvd.quantiser.config import DEFAULT_BUCKET_SIZE, NORMS, QuantiserConfig
+from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels_by_width import LevelsByWidth
 from alq_hvd.quantiser.policies import LevelUpdate
 
 CHOICES = tuple(name for name in methods.NAMES if name != "none" and False in methods.rotations_of(name))
@@ -32,11 +36,21 @@ class Row:
     update: LevelUpdate
     measured: Measured
 
+    @property
+    def by_width(self) -> dict[int, float] | None:
+        """Return what the table of each width loses, where widths differ."""
+        levels = self.update.levels
+        if not isinstance(levels, LevelsByWidth):
+            return None
+        return {width: float(error) for width, error in zip(levels.widths, levels.errors, strict=True)}
+
     def as_json(self) -> dict[str, Any]:
         """Return plain values; what is undefined (the objective of a method that does not adapt) is null."""
         return {
             "method": self.method.name,
-            "bits": self.config.bits,
+            "bits": self.config.mean_bits,
+            "widths": UNIFORM if self.config.budget is None else ADAPTIVE,
+            "variance_by_width": self.by_width,
             "bucket_size": self.config.bucket_size,
             "norm": self.config.norm,
             "clip": self.config.clip,
@@ -46,7 +60,7 @@ class Row:
             "relative_variance_sampled": _finite(self.measured.sampled),
             "objective_before": _finite(self.update.objective_before),
             "objective_after": _finite(self.update.objective_after),
-            "entropy_bits": self.measured.entropy,
+            "entropy_bits": _finite(self.measured.entropy),
             "bytes_fixed": self.measured.fixed,
             "bytes_ideal": self.measured.ideal,
             "note": self.update.reason,
@@ -62,7 +76,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("gradient", type=Path, metavar="GRADIENT.npy", help="as written by numpy.save")
     parser.add_argument("--method", choices=ROTATED, default="optimal", help="default: %(default)s")
-    parser.add_argument("--bits", type=int, help=f"width of a code, 1 to 8 (default {DEFAULT_BITS}; terngrad 2)")
+    parser.add_argument(
+        "--bits",
+        type=_bits,
+        help=f"width of a code, 1 to 8, or the mean of its widths (default {DEFAULT_BITS}; terngrad 2)",
+    )
+    parser.add_argument(
+        "--widths",
+        choices=WIDTHS,
+        default=UNIFORM,
+        help="adaptive: every block of buckets has a width that follows its energy, 0.5 to 8 bits in the mean",
+    )
     parser.add_argument(
         "--bucket-size",
         type=int,
@@ -96,27 +120,34 @@ def run(args: argparse.Namespace) -> int:
         BackendUnavailable: when ``--plot`` is asked and matplotlib is not installed.
     """
     bits = args.bits if args.bits is not None else _nearest_bits(args.method, DEFAULT_BITS)
-    chosen = methods.method(
+    chosen = Options.of(
         args.method,
         bits=bits,
+        bucket_size=args.bucket_size,
         norm=args.norm,
         clip=args.clip,
         weight_exponent=args.weight_exponent,
         zero_level=args.zero_level,
         free_ends=args.free_ends,
         rotate=args.rotate or None,
+        widths=args.widths,
+        exchange="allgather",
     )
-    config = chosen.quantiser(bits, args.bucket_size)
     values = read_gradient(args.gradient)
-    main = _row(values, chosen, config, args)
+    main = _row(values, chosen, args)
+    own = main.method
     others = []
     for rotate, names in ((False, CHOICES), (True, ROTATED)):
-        for name in names if chosen.rotate or not rotate else ():
-            if (name, rotate) != (chosen.name, chosen.rotate):
+        for name in names if own.rotate or not rotate else ():
+            if (name, rotate) != (own.name, own.rotate) and not (args.widths == ADAPTIVE and name == "terngrad"):
                 width = _nearest_bits(name, bits)
-                other = methods.method(name, bits=width, rotate=rotate)
-                others.append(_row(values, other, other.quantiser(width, args.bucket_size), args))
+                other = Options.of(name, bits=width, bucket_size=args.bucket_size, rotate=rotate, widths=args.widths)
+                others.append(_row(values, other, args))
     if args.plot is not None:
+        if not isinstance(main.update.levels, Levels):
+            raise ConfigurationError(
+                "--plot: expected one table of levels to draw, got --widths adaptive: leave one out"
+            )
         from alq_hvd.cli.levels_plot import save_plot
 
         save_plot(args.plot, values, main.config, main.update.levels, _title(main))
@@ -136,14 +167,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _row(
-    values: npt.NDArray[np.float32], method: methods.Method, config: QuantiserConfig, args: argparse.Namespace
-) -> Row:
-    update = fit(values, method, config)
-    return Row(method, config, update, measure(values, config, update.levels, draws=args.draws, seed=args.seed))
+def _row(values: npt.NDArray[np.float32], options: Options, args: argparse.Namespace) -> Row:
+    config = options.quantiser()
+    update = fit_levels(values, *options.levels(), config)
+    return Row(
+        options.resolve(), config, update, measure(values, config, update.levels, draws=args.draws, seed=args.seed)
+    )
 
 
-def _nearest_bits(name: str, bits: int) -> int:
+def _bits(text: str) -> float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+def _nearest_bits(name: str, bits: float) -> float:
     """Return the width nearest to ``bits`` at which a method is defined: TernGrad has one width only."""
     low, high = methods.bits_of(name)
     return min(max(bits, low), high)
@@ -156,8 +192,10 @@ def _finite(value: float) -> float | None:
 def _title(row: Row) -> str:
     config = row.config
     rotated = ("", ", rotated", ", rotated twice")[config.rounds]
+    mean = "" if config.budget is None else " in the mean, adaptive widths"
     clip = f", clipped at {config.clip:g} deviations" if config.clip is not None else ""
-    return f"{row.method.name}, {config.bits} bits, {config.norm} norm, buckets of {config.bucket_size}{rotated}{clip}"
+    bits = f"{config.mean_bits:g} bits{mean}"
+    return f"{row.method.name}, {bits}, {config.norm} norm, buckets of {config.bucket_size}{rotated}{clip}"
 
 
 def _text(path: Path, values: npt.NDArray[np.float32], main: Row, others: list[Row]) -> str:
@@ -179,13 +217,16 @@ def _text(path: Path, values: npt.NDArray[np.float32], main: Row, others: list[R
         f"  bytes              {measured.fixed:,} at fixed width, {measured.ideal:,} with an ideal coder, "
         f"{4 * len(values):,} as float32",
     ]
+    if main.by_width is not None:
+        by_width = "  ".join(f"{width} bits {error:.3g}" for width, error in main.by_width.items())
+        lines[3:4] = [f"  variance by width  {by_width}"]
     if update.reason:
         lines.append(f"  note               {update.reason}")
     lines += ["", "method    bits norm   variance    sampled  entropy         fixed         ideal"]
     for row in sorted([main, *others], key=lambda row: row.measured.relative_variance):
         numbers = row.measured
         lines.append(
-            f"{row.method.name:<9} {row.config.bits:>4} {row.config.norm:>4} {numbers.relative_variance:>10.4g} "
+            f"{row.method.name:<9} {row.config.mean_bits:>4g} {row.config.norm:>4} {numbers.relative_variance:>10.4g} "
             f"{numbers.sampled:>10.4g} {numbers.entropy:>8.3f} {numbers.fixed:>13,} {numbers.ideal:>13,}"
             + (" rotated" if row.config.rotate else "")
             + (" <" if row is main else "")

@@ -14,15 +14,16 @@ from alq_hvd.cli.codec_rates import seconds_of
 from alq_hvd.cli.gradient_file import read_gradient
 from alq_hvd.codec.choice import choose_codec
 from alq_hvd.codec.keys import StreamKey, stream_key
-from alq_hvd.codec.measurement import fit, measure, share_left_together
+from alq_hvd.codec.measurement import fit_levels, measure, share_left_together
 from alq_hvd.engine.layout import usual_fusion
+from alq_hvd.engine.options import ADAPTIVE, UNIFORM, WIDTHS, Options
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.planning import codec_speeds, units
 from alq_hvd.planning.cost import CodecSpeed, Link, World
 from alq_hvd.planning.rows import Row, Workload, recommend, rows
 from alq_hvd.quantiser import methods
 from alq_hvd.quantiser.config import DEFAULT_BUCKET_SIZE, QuantiserConfig, require_int
-from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels_by_width import AnyLevels
 from alq_hvd.quantiser.record import MAXIMUM_ELEMENTS, RecordLayout, Stamp
 
 DEFAULT_BITS = ("2", "3", "4", "4,8", "5", "6", "8")
@@ -57,6 +58,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="that share a norm (default %(default)s)",
     )
     add("--method", choices=[name for name in methods.NAMES if name != "none"], default="alq", help="default: alq")
+    add(
+        "--widths",
+        choices=WIDTHS,
+        default=UNIFORM,
+        help="adaptive: a width a block, --bits are means such as 0.75; give your --gradient (default %(default)s)",
+    )
     add("--gradient", type=Path, metavar="FILE.npy", help="of yours, to take the variance from (default: normal)")
     add("--coherence", type=float, default=0.0, metavar="X", help="|E g|^2 / E|g|^2, 0 (noise, default) to 1 (equal)")
     add(
@@ -118,10 +125,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _codec_speed(args: argparse.Namespace) -> CodecSpeed:
     """Return the speed of the codec that was named, or what was given in its place."""
-    chosen = methods.method(args.method, bits=methods.usual_bits(args.method))
-    config = chosen.quantiser(methods.usual_bits(args.method), args.bucket_size)
+    options = _options(args, methods.usual_bits(args.method))
+    config = options.quantiser()
     if args.codec == codec_speeds.MEASURED:
-        speed = _timed(config, chosen.initial(config.bits))
+        speed = _timed(config, options.levels()[1])
     else:
         speed = codec_speeds.named_speed(args.codec, config.rotate)
     given = [text and units.count(name, text) for name, text in
@@ -129,7 +136,7 @@ def _codec_speed(args: argparse.Namespace) -> CodecSpeed:
     return CodecSpeed(given[0] or speed.encode, given[1] or speed.decode)
 
 
-def _timed(config: QuantiserConfig, levels: Levels) -> CodecSpeed:
+def _timed(config: QuantiserConfig, levels: AnyLevels) -> CodecSpeed:
     """Return how fast this machine's codec encodes and decodes normal coordinates, the best of some times."""
     codec = choose_codec("auto")
     values = np.random.default_rng(0).standard_normal(TIMED_ELEMENTS, dtype=np.float32)
@@ -146,16 +153,29 @@ def _key(rank: int, strata: int = 1) -> StreamKey:
     return stream_key(seed=0, step=0, rank=rank, group=0, shot=0, strata=strata)
 
 
-def _widths(text: str) -> tuple[int, int]:
+def _options(args: argparse.Namespace, bits: float) -> Options:
+    """Return the options of one shot."""
+    return Options.of(
+        args.method, bits=bits, bucket_size=args.bucket_size, widths=args.widths, exchange="allgather", codec="auto"
+    )
+
+
+def _width(text: str) -> float:
+    return float(text) if "." in text else int(text)
+
+
+def _widths(text: str) -> tuple[float, float]:
     parts = text.split(",")
     try:
-        first, second = (int(part) for part in (parts * 2 if len(parts) == 1 else parts))
+        first, second = (_width(part) for part in (parts * 2 if len(parts) == 1 else parts))
     except ValueError:
         raise ConfigurationError(f"--bits: expected widths such as 4 or 4,8, got {text!r}") from None
     return first, second
 
 
-def _variances(args: argparse.Namespace, widths: Sequence[tuple[int, int]], ranks: int) -> dict[tuple[int, int], float]:
+def _variances(
+    args: argparse.Namespace, widths: Sequence[tuple[float, float]], ranks: int
+) -> dict[tuple[int, float], float]:
     """Return (shot, bits) -> relative variance after one adaptation; in the first shot as the mean over ranks sees it.
 
     A sum over ranks is nearer to normal than its terms: the second shot's variance is always that of normal
@@ -163,12 +183,12 @@ def _variances(args: argparse.Namespace, widths: Sequence[tuple[int, int]], rank
     """
     normal = np.random.default_rng(0).standard_normal(max(SAMPLE_ELEMENTS, args.bucket_size)).astype(np.float32)
     first = read_gradient(args.gradient) if args.gradient else normal
-    found: dict[tuple[int, int], float] = {}
+    found: dict[tuple[int, float], float] = {}
     for shot, sample in ((0, first), (1, normal)):
         for bits in sorted({pair[shot] for pair in widths}):
-            chosen = methods.method(args.method, bits=bits)
-            config = chosen.quantiser(bits, args.bucket_size)
-            levels = fit(sample, chosen, config).levels
+            options = _options(args, bits)
+            config = options.quantiser()
+            levels = fit_levels(sample, *options.levels(), config).levels
             found[shot, bits] = measure(sample, config, levels, draws=0).relative_variance
             if shot == 0 and config.rounding == "stochastic":
                 found[shot, bits] *= share_left_together(sample, config, levels, min(ranks, RANKS_TOGETHER))
@@ -210,7 +230,7 @@ def _print(args: argparse.Namespace, world: World, made: Sequence[Row], best: Ro
         print("  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width)
                         in enumerate(zip(cells, widths, strict=True))).rstrip())  # fmt: skip
     stock = made[0].cost.seconds
-    print(f"\nRecommended: {_how(best)}, {stock / best.cost.seconds:.3g} times as fast as Horovod fp32, "
+    print(f"\nRecommended: {_how(args, best)}, {stock / best.cost.seconds:.3g} times as fast as Horovod fp32, "
           f"error {best.mean_error:.3g} of the mean's energy.")  # fmt: skip
     print(f"A cheaper accumulator: {best.cheapest_accumulator[0]} ({best.cheapest_accumulator[1]}).")
 
@@ -230,9 +250,10 @@ def _cells(row: Row, recommended: bool) -> tuple[str, ...]:
     )
 
 
-def _how(row: Row) -> str:
+def _how(args: argparse.Namespace, row: Row) -> str:
     if not row.bits:
         compression = "none" if row.exchange == "fp32" else row.exchange
         return f"plain Horovod, compression=hvd.Compression.{compression}"
     bits = row.bits[0] if len(set(row.bits)) == 1 else row.bits
-    return f'bits={bits}, exchange="{row.exchange}"'
+    widths = ', widths="adaptive"' if args.widths == ADAPTIVE else ""
+    return f'bits={bits}{widths}, exchange="{row.exchange}"'

@@ -37,7 +37,9 @@ def require_encodable(
         )
 
 
-def require_decodable(records: Sequence[Record], layout: RecordLayout, levels: AnyLevels, stamps: Sequence[Stamp]) -> None:
+def require_decodable(
+    records: Sequence[Record], layout: RecordLayout, levels: AnyLevels, stamps: Sequence[Stamp]
+) -> None:
     """Raise ``AlqError`` unless every record is whole and was encoded under ``layout``, ``levels`` and its stamp."""
     layout.quantiser.require_fit(levels)
     if len(records) != len(stamps):

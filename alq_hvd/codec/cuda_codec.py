@@ -22,6 +22,7 @@ from alq_hvd.codec.keys import StreamKey
 from alq_hvd.codec.rotation import sign_key
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels_by_width import AnyLevels
 from alq_hvd.quantiser.record import LANES, RecordLayout, Stamp
 from alq_hvd.quantiser.statistics import BINS, BINS_PER_OCTAVE_LOG2, BINS_PER_SIDE, OCTAVES, GradientStatistics
 
@@ -64,7 +65,7 @@ class CudaCodec(Codec):
         self,
         values: Tensor | Parts | Sequence[Tensor],
         layout: RecordLayout,
-        levels: Levels,
+        levels: AnyLevels,
         key: StreamKey,
         stamp: Stamp,
         residual: Tensor | None = None,
@@ -82,6 +83,7 @@ class CudaCodec(Codec):
         self.order.enter(*where.parts, *(() if residual is None else (residual,)))
         if cuda_host.encodes(layout.quantiser, key):
             return cuda_host.encode(self.arrays, where.parts, layout, levels, key, stamp, residual)
+        assert isinstance(levels, Levels)
         config, kind = layout.quantiser, where.kind
         group, chunk = cuda_structs.group(layout, sign_key(key, config)), self._chunk_size(config)
         record = self._begin(layout, stamp, key, group)
@@ -105,7 +107,7 @@ class CudaCodec(Codec):
         self,
         records: Sequence[Tensor],
         layout: RecordLayout,
-        levels: Levels,
+        levels: AnyLevels,
         stamps: Sequence[Stamp],
         scale: float,
         out: Tensor | Parts | Sequence[Tensor] | None = None,
@@ -128,9 +130,10 @@ class CudaCodec(Codec):
             for part in where.parts:
                 part.zero_()
             return out
-        if layout.quantiser.dither:
+        if cuda_host.decodes(layout.quantiser):
             cuda_host.decode_sum(self.arrays, records, layout, levels, stamps, scale, where.parts)
             return out
+        assert isinstance(levels, Levels)
         described, checks = self._records(records, found, layout, stamps)
         data, ends = self._memory.addresses(where)
         tables, count = self._memory.tables(levels, layout.quantiser.bits), len(where.parts)
@@ -154,11 +157,11 @@ class CudaCodec(Codec):
         self,
         records: Sequence[Tensor],
         layout: RecordLayout,
-        levels: Levels,
+        levels: AnyLevels,
         stamps: Sequence[Stamp],
         room: Tensor | Parts,
         again: RecordLayout,
-        levels_again: Levels,
+        levels_again: AnyLevels,
         key: StreamKey,
         stamp: Stamp,
     ) -> Tensor:
@@ -167,13 +170,14 @@ class CudaCodec(Codec):
         Falls back to ``decode_sum`` and ``encode`` for bucket sizes that need two readings, and for rotated buckets.
         """
         chunk, turned = self._chunk_size(again.quantiser), layout.quantiser.rotate or again.quantiser.rotate
-        unknown = layout.quantiser.dither or cuda_host.encodes(again.quantiser, key)
+        unknown = cuda_host.decodes(layout.quantiser) or cuda_host.encodes(again.quantiser, key)
         if chunk is None or turned or unknown or not records or not layout.elements:
             return Codec.recode(self, records, layout, levels, stamps, room, again, levels_again, key, stamp)
         self.order.enter()
         found = require_records(records, layout, stamps, self.device)
         layout.quantiser.require_fit(levels)
         again.quantiser.require_fit(levels_again)
+        assert isinstance(levels, Levels) and isinstance(levels_again, Levels)
         group_again = cuda_structs.group(again)
         record = self._begin(again, stamp, key, group_again)
         described, checks = self._records(records, found, layout, stamps)

@@ -14,20 +14,25 @@ from alq_hvd.codec.keys import StreamKey
 from alq_hvd.codec.native import NativeCodec
 from alq_hvd.codec.reference import ReferenceCodec
 from alq_hvd.quantiser.config import QuantiserConfig
-from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels_by_width import AnyLevels
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 
 def encodes(config: QuantiserConfig, key: StreamKey) -> bool:
-    """Return whether the host must encode: kernels know no strata and no dither."""
-    return config.dither or (key.strata.parts > 1 and config.rounding == "stochastic")
+    """Return whether the host must encode: kernels know no strata, no dither and no widths that differ."""
+    return decodes(config) or (key.strata.parts > 1 and config.rounding == "stochastic")
+
+
+def decodes(config: QuantiserConfig) -> bool:
+    """Return whether the host must decode: kernels know no dither and no widths that differ."""
+    return config.dither or config.budget is not None
 
 
 def encode(
     arrays: DeviceArrays,
     parts: Sequence[Tensor],
     layout: RecordLayout,
-    levels: Levels,
+    levels: AnyLevels,
     key: StreamKey,
     stamp: Stamp,
     residual: Tensor | None,
@@ -45,7 +50,7 @@ def decode_sum(
     arrays: DeviceArrays,
     records: Sequence[Tensor],
     layout: RecordLayout,
-    levels: Levels,
+    levels: AnyLevels,
     stamps: Sequence[Stamp],
     scale: float,
     out: Sequence[Tensor],

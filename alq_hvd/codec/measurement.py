@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from alq_hvd.codec.choice import choose_codec
 from alq_hvd.codec.keys import StreamKey, stream_key
 from alq_hvd.codec.reference import ReferenceCodec, bucket_norms, clip_buckets, quantise
 from alq_hvd.codec.rotation import gain, rotate_values, rotate_values_back, sign_key
@@ -15,8 +16,10 @@ from alq_hvd.codec.strata import strata_for
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels_by_width import AnyLevels, LevelsByWidth
 from alq_hvd.quantiser.methods import Method
-from alq_hvd.quantiser.policies import LevelUpdate
+from alq_hvd.quantiser.policies import LevelUpdate, Policy
+from alq_hvd.quantiser.record import RecordLayout, Stamp
 from alq_hvd.quantiser.statistics import GradientStatistics
 from alq_hvd.quantiser.theory import bytes_fixed, bytes_ideal, entropy_bits
 
@@ -50,13 +53,18 @@ class Measured:
 
 def fit(values: Values, method: Method, config: QuantiserConfig) -> LevelUpdate:
     """Return one adaptation of ``method``, from its first levels, to the gradient float32[n]."""
-    statistics = GradientStatistics.empty(method.policy.weight_exponent)
+    return fit_levels(values, method.policy, method.initial(config.bits), config)
+
+
+def fit_levels(values: Values, policy: Policy, initial: AnyLevels, config: QuantiserConfig) -> LevelUpdate:
+    """Return one adaptation by ``policy``, from the levels ``initial``, to the gradient float32[n]."""
+    statistics = GradientStatistics.empty(policy.weight_exponent)
     for chunk in chunks(values, config.bucket_size):
-        statistics += ReferenceCodec().statistics(chunk, config, method.policy.weight_exponent)
-    return method.policy.update(statistics, method.initial(config.bits))
+        statistics += ReferenceCodec().statistics(chunk, config, policy.weight_exponent)
+    return policy.update(statistics, initial)
 
 
-def measure(values: Values, config: QuantiserConfig, levels: Levels, *, draws: int, seed: int = 0) -> Measured:
+def measure(values: Values, config: QuantiserConfig, levels: AnyLevels, *, draws: int, seed: int = 0) -> Measured:
     """Return what ``levels`` do to the gradient float32[n].
 
     The expectation is over the rounding; where buckets are rotated, it is the mean over some draws of the signs.
@@ -64,6 +72,8 @@ def measure(values: Values, config: QuantiserConfig, levels: Levels, *, draws: i
     Raises:
         ConfigurationError: when the norm of a bucket is beyond float32.
     """
+    if isinstance(levels, LevelsByWidth):
+        return _measured_by_width(values, config, levels, max(draws, 1), seed)
     energy = error = sampled = 0.0
     chosen = np.zeros(len(levels))
     rotations = min(max(ROTATED_COORDINATES // len(values), 1), MOST_ROTATIONS) if config.rotate else 1
@@ -85,7 +95,28 @@ def measure(values: Values, config: QuantiserConfig, levels: Levels, *, draws: i
     )
 
 
-def share_left_together(values: Values, config: QuantiserConfig, levels: Levels, ranks: int, seed: int = 0) -> float:
+def _measured_by_width(
+    values: Values, config: QuantiserConfig, levels: LevelsByWidth, draws: int, seed: int
+) -> Measured:
+    """Return what draws of a codec, of the whole gradient at once, do: no expectation in closed form, no entropy."""
+    error = 0.0
+    for draw in range(draws):
+        key = stream_key(seed=seed, step=draw, rank=0, group=0, shot=0)
+        decoded = _decoded_by_width(values, config, levels, key)
+        error += float(np.square(decoded.astype(np.float64) - values).sum()) / draws
+    variance = error / float(np.square(values, dtype=np.float64).sum())
+    size = RecordLayout(len(values), config).payload_bytes
+    return Measured(variance, variance, float("nan"), size, size)
+
+
+def _decoded_by_width(values: Values, config: QuantiserConfig, levels: LevelsByWidth, key: StreamKey) -> Values:
+    layout, stamp, codec = RecordLayout(len(values), config), Stamp(levels.digest, 0, 0), choose_codec("auto")
+    record = codec.encode(values, layout, levels, key, stamp)
+    decoded: Values = codec.decode_sum([record], layout, levels, [stamp], 1.0)
+    return decoded
+
+
+def share_left_together(values: Values, config: QuantiserConfig, levels: AnyLevels, ranks: int, seed: int = 0) -> float:
     """Return what ranks that round together leave of the error of the mean of n independent roundings.
 
     Measured by the reference codec on unrelated gradients: the buckets of ``values``, dealt out to ranks at random.
@@ -110,7 +141,11 @@ def share_left_together(values: Values, config: QuantiserConfig, levels: Levels,
         off = np.zeros(len(picked[0]))
         for rank, part in enumerate(picked):
             key = stream_key(seed=seed, step=0, rank=rank, group=0, shot=0, strata=strata)
-            off += _decoded(part, config, levels, key)[0].astype(np.float64) - part
+            if isinstance(levels, LevelsByWidth):
+                decoded = _decoded_by_width(part, config, levels, key)
+            else:
+                decoded, _ = _decoded(part, config, levels, key)
+            off += decoded.astype(np.float64) - part
         errors[strata] = float(np.square(off).sum())
     alone, together = errors[1], errors[strata_for(ranks)]
     return min(together / alone, 1.0) if alone else 1.0

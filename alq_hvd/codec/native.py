@@ -20,8 +20,8 @@ from alq_hvd.quantiser.config import QuantiserConfig, require_int
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.levels_by_width import AnyLevels, LevelsByWidth
 from alq_hvd.quantiser.record import HEADER, RecordLayout, Stamp, seal
-from alq_hvd.quantiser.widths import Ladder
 from alq_hvd.quantiser.statistics import BINS_PER_OCTAVE_LOG2, OCTAVES, GradientStatistics
+from alq_hvd.quantiser.widths import Ladder
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +214,7 @@ class NativeCodec(Codec):
         )
 
 
-def _tables(
-    config: QuantiserConfig, levels: LevelsByWidth
-) -> list[tuple[int, FloatArray, FloatArray, float, float]]:
+def _tables(config: QuantiserConfig, levels: LevelsByWidth) -> list[tuple[int, FloatArray, FloatArray, float, float]]:
     """Return width, levels, inverse gaps, dither and reach of every table."""
     every = [(width, config.at(width), levels.at(width)) for width in levels.widths]
     return [

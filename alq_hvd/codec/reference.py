@@ -13,19 +13,19 @@ from alq_hvd.codec.arguments import require_decodable, require_encodable, requir
 from alq_hvd.codec.arrays import FloatArray, HostArrays, Record
 from alq_hvd.codec.base import Codec
 from alq_hvd.codec.keys import SignKey, StreamKey, random_bits
+from alq_hvd.codec.packing import Codes, pack, unpack
 from alq_hvd.codec.rotation import rotate_values, rotate_values_back, rotation_words, sign_key
 from alq_hvd.codec.strata import DRAW_BITS, dither, draws, draws_of, draws_words
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.levels_by_width import AnyLevels, LevelsByWidth
-from alq_hvd.quantiser.record import LANES, TILE, RecordLayout, Stamp, seal
+from alq_hvd.quantiser.record import RecordLayout, Stamp, seal
 from alq_hvd.quantiser.statistics import GradientStatistics
 from alq_hvd.quantiser.widths import DRAW_INDEX, WHOLE, Ladder, is_broken, share_out
 
 SUM_LANES = 1024
 SMALLEST_NORM = np.finfo(np.float32).tiny
 LARGEST_NORM = np.finfo(np.float32).max
-Codes = npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,35 +297,6 @@ def clip_buckets(buckets: FloatArray, elements: int, clip: float | None) -> Floa
     return np.where(clamped > limit, limit, clamped)
 
 
-def pack(codes: Codes, layout: RecordLayout) -> Codes:
-    """Return uint32[word_rows, 32]: the packed codes, tiles of 32 rows by 32 lanes, low bits first."""
-    bits = layout.quantiser.bits
-    words = np.zeros((layout.word_rows, LANES), dtype=np.uint32)
-    rows = _rows(codes)
-    for row, lane_codes in enumerate(rows):
-        tile, row_of_tile = divmod(row, TILE // LANES)
-        word, shift = divmod(row_of_tile * bits, 32)
-        word += tile * bits
-        words[word] |= lane_codes << np.uint32(shift)
-        if shift + bits > 32:
-            words[word + 1] |= lane_codes >> np.uint32(32 - shift)
-    return words
-
-
-def unpack(words: Codes, layout: RecordLayout) -> Codes:
-    """Return uint32[elements]: the codes that ``pack`` wrote."""
-    bits = layout.quantiser.bits
-    rows = np.zeros((-(-layout.elements // LANES), LANES), dtype=np.uint32)
-    for row in range(len(rows)):
-        tile, row_of_tile = divmod(row, TILE // LANES)
-        word, shift = divmod(row_of_tile * bits, 32)
-        word += tile * bits
-        rows[row] = words[word] >> np.uint32(shift)
-        if shift + bits > 32:
-            rows[row] |= words[word + 1] << np.uint32(32 - shift)
-    return (rows & np.uint32(2**bits - 1)).reshape(-1)[: layout.elements]
-
-
 def _sendable(norms: FloatArray) -> FloatArray:
     """Return NaN for norms that are not finite, zero for those too small to normalise."""
     finite = np.isfinite(norms)
@@ -339,12 +310,6 @@ def _projection_scales(buckets: FloatArray, norms: FloatArray, chosen: FloatArra
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         scales = _sendable((lane_sums(wide * wide) / lane_sums(wide * chosen.astype(np.float64))).astype(np.float32))
     return np.where((norms > 0) & (scales > 0), scales, norms)
-
-
-def _rows(codes: Codes) -> Codes:
-    rows = np.zeros((-(-len(codes) // LANES), LANES), dtype=np.uint32)
-    rows.reshape(-1)[: len(codes)] = codes
-    return rows
 
 
 def _buckets(values: FloatArray, bucket_size: int) -> FloatArray:

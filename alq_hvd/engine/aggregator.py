@@ -16,7 +16,7 @@ from alq_hvd.communicator.base import Communicator
 from alq_hvd.engine.adaptation.shots import AdaptiveShots
 from alq_hvd.engine.chosen_exchange import ChosenExchange
 from alq_hvd.engine.error_feedback import ErrorFeedback, LossScale
-from alq_hvd.engine.options import Options
+from alq_hvd.engine.options import UNIFORM, Options
 from alq_hvd.engine.transport import Transport
 from alq_hvd.errors import AlqError, CallOrderError, StateError, WireFormatError
 from alq_hvd.exchange.base import Shot, Task
@@ -278,6 +278,7 @@ class Aggregator:
         return {
             "method": self._options.method_name,
             "bits": self._options.plain_bits,
+            "widths": self._options.widths,
             "step": self.step,
             "bytes_per_step": self.ledger.bytes_last_step,
             "bytes_total": self.ledger.bytes_total,
@@ -308,7 +309,7 @@ class Aggregator:
         chosen = {"method": options.method_name, "bits": options.plain_bits, "seed": options.seed}
         dithers = [options.dithers(shot) for shot in range(len(options.bits_of_shots))]
         drawn = {"correlated": options.correlates, "dither": dithers, "error_feedback": options.error_feedback}
-        return {"state_version": STATE_VERSION, **chosen, **drawn}
+        return {"state_version": STATE_VERSION, **chosen, "widths": options.widths, **drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken.
@@ -318,8 +319,9 @@ class Aggregator:
         """
         try:
             for name, own in self._identity.items():
-                if state[name] != own:
-                    raise StateError(f"{name}: expected {own!r}, got a state with {state[name]!r}")
+                # States of versions that knew of no other widths name none.
+                if (state.get(name, UNIFORM) if name == "widths" else state[name]) != own:
+                    raise StateError(f"{name}: expected {own!r}, got a state with {state.get(name, UNIFORM)!r}")
             residuals = state["residuals"]
             # A state of an all-gather has no later shot, and a run that goes on with one needs none.
             for shot, saved in zip(self.shots.all, [state, *state["later_shots"]], strict=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 from alq_hvd.accumulation.types import AUTO as PLANNED
 from alq_hvd.accumulation.types import require_type
@@ -14,10 +14,14 @@ from alq_hvd.engine.adaptation.schedule import Schedule
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.exchange import kinds
 from alq_hvd.quantiser.config import DEFAULT_BUCKET_SIZE, MAXIMUM_BUCKET_SIZE, Norm, QuantiserConfig, require_int
-from alq_hvd.quantiser.methods import Method, method, name_of, usual_bits
+from alq_hvd.quantiser.levels import MAXIMUM_BITS
+from alq_hvd.quantiser.levels_by_width import AnyLevels
+from alq_hvd.quantiser.methods import Method, lowest_adaptive_width, method, name_of, usual_bits
 from alq_hvd.quantiser.policies import Policy
+from alq_hvd.quantiser.policies.by_width import ByWidth, initial_tables
 from alq_hvd.quantiser.record import MAXIMUM_ELEMENTS
 
+UNIFORM, ADAPTIVE = WIDTHS = ("uniform", "adaptive")
 SMALLEST_COMPRESSED = 64
 """Coordinates. In float32 they are 256 bytes, two thirds of a 3-bit bucket of 1024: little to gain, much to spoil."""
 
@@ -31,7 +35,11 @@ class Options:
             object with ``adapts``, ``weight_exponent`` and ``update`` (``alq_hvd.quantiser.policies.Policy``) whose
             ``repr`` is the same on every rank.
         bits: width of a code, 1 to 8. More: more bytes, less variance. Two of them, ``(4, 8)``: the first for
-            gradients, the second for the sums that two-shot sends on; one stands for both.
+            gradients, the second for the sums that two-shot sends on; one stands for both. With adaptive widths: their
+            mean, 0.5 to 8, which may be a fraction.
+        widths: ``"uniform"``, or ``"adaptive"``: every block of 1024 coordinates, or a larger bucket, has a width that
+            follows its energy, and none where it is exactly zero: far less error for the same bytes where gradients are
+            sparse or spread over many orders of magnitude, as in embeddings. See docs/decisions/0017-widths.md.
         bucket_size: coordinates that share a norm. More: fewer bytes, more variance.
         norm: ``"l2"`` or ``"linf"``; ``None`` for the method's own.
         clip: standard deviations to which each bucket is clamped first (a bias); ``None`` for the method's own.
@@ -88,7 +96,7 @@ class Options:
     """
 
     method: str | Policy
-    bits: int | tuple[int, ...]
+    bits: float | tuple[float, ...]
     bucket_size: int = DEFAULT_BUCKET_SIZE
     norm: Norm | None = None
     clip: float | None = None
@@ -98,6 +106,7 @@ class Options:
     rotate: bool | None = None
     correlated: bool | None = None
     dither: bool | None = None
+    widths: str = UNIFORM
     exchange: str = kinds.AUTO
     ranks_per_node: int | None = None
     break_even: bool | None = None
@@ -166,7 +175,7 @@ class Options:
             raise ConfigurationError("name: expected a prefix for the names of collectives, got an empty one")
         object.__setattr__(self, "schedule", Schedule.parse(self.schedule))
         for shot in range(len(self.bits_of_shots)):
-            self.resolve(shot)
+            self.levels(shot)
         for name, chosen in (("correlated", self.correlated), ("dither", self.dither)):
             if chosen not in (None, True, False):
                 raise ConfigurationError(f"{name}: expected True, False or None, got {chosen!r}")
@@ -176,6 +185,13 @@ class Options:
                 )
 
     def _check_bits(self) -> None:
+        if self.widths not in WIDTHS:
+            raise ConfigurationError(f"widths: expected one of {', '.join(WIDTHS)}, got {self.widths!r}")
+        given = self.bits if isinstance(self.bits, tuple) else (self.bits,)
+        if self.widths == UNIFORM and any(isinstance(bits, float) for bits in given):
+            raise ConfigurationError(
+                f"bits: expected whole numbers, got {self.bits!r}: widths='adaptive' takes a mean that is none"
+            )
         if not isinstance(self.bits, tuple):
             return
         if len(self.bits) != 2:
@@ -189,8 +205,8 @@ class Options:
         return max(self.min_elements, SMALLEST_COMPRESSED)
 
     @property
-    def bits_of_shots(self) -> tuple[int, ...]:
-        """Return the width of a code in each shot that the exchange may take."""
+    def bits_of_shots(self) -> tuple[float, ...]:
+        """Return the width of a code, or the mean of its widths, in each shot that the exchange may take."""
         if isinstance(self.bits, tuple):
             return self.bits
         return (self.bits,) * self._most_shots
@@ -206,15 +222,18 @@ class Options:
         return name_of(self.method)
 
     @property
-    def plain_bits(self) -> int | list[int]:
+    def plain_bits(self) -> float | list[float]:
         """Return ``bits`` as json writes and reads them."""
         return list(self.bits) if isinstance(self.bits, tuple) else self.bits
 
     def resolve(self, shot: int = 0) -> Method:
-        """Return the method with its norm, clip, first levels and policy."""
+        """Return the method with its norm, clip, first levels and policy: at the largest width, where they differ."""
+        return self._at(MAXIMUM_BITS if self.widths == ADAPTIVE else cast(int, self.bits_of_shots[shot]))
+
+    def _at(self, bits: int) -> Method:
         return method(
             self.method,
-            bits=self.bits_of_shots[shot],
+            bits=bits,
             norm=self.norm,
             clip=self.clip,
             weight_exponent=self.weight_exponent,
@@ -225,15 +244,32 @@ class Options:
 
     def quantiser(self, shot: int = 0) -> QuantiserConfig:
         """Return how coordinates become codes in ``shot``."""
-        config = self.resolve(shot).quantiser(self.bits_of_shots[shot], self.bucket_size)
-        return replace(config, dither=self.dithers(shot))
+        return replace(self._undithered(shot), dither=self.dithers(shot))
+
+    def _undithered(self, shot: int) -> QuantiserConfig:
+        method, bits = self.resolve(shot), self.bits_of_shots[shot]
+        if self.widths == UNIFORM:
+            return method.quantiser(cast(int, bits), self.bucket_size)
+        return replace(method.quantiser(MAXIMUM_BITS, self.bucket_size), budget=bits)
+
+    def levels(self, shot: int = 0) -> tuple[Policy, AnyLevels]:
+        """Return what fits the levels of ``shot``, and those until then."""
+        if self.widths == UNIFORM:
+            method = self.resolve(shot)
+            return method.policy, method.initial(cast(int, self.bits_of_shots[shot]))
+        lowest = lowest_adaptive_width(self.method, self.rotate, self.zero_level)
+        methods = [self._at(bits) for bits in range(lowest, MAXIMUM_BITS + 1)]
+        tables = [method.initial(bits) for bits, method in enumerate(methods, lowest)]
+        policy = ByWidth(tuple(method.policy for method in methods), methods[0].rounding)
+        return policy, initial_tables(tables, self._undithered(shot))
 
     def dithers(self, shot: int) -> bool:
         """Return whether receivers of ``shot`` take a dither away: of one in which each rank draws for itself."""
-        method, bits = self.resolve(shot), self.bits_of_shots[shot]
+        method = self.resolve(shot)
         if not shot or method.rounding == "nearest" or method.exact:
             return False
-        return bool(method.initial(bits).values.all()) if self.dither is None else self.dither
+        # Tables of all widths hold a zero, or none does.
+        return bool(self.levels(shot)[1].values.all()) if self.dither is None else self.dither
 
     def correlates_on(self, device: bool) -> bool:
         """Return whether ranks share out what rounding draws, for gradients of a device or of the host.

@@ -16,7 +16,7 @@ from alq_hvd.exchange.ledger import Ledger
 from alq_hvd.exchange.residuals import Residuals
 from alq_hvd.exchange.staged import Carrier
 from alq_hvd.quantiser.config import QuantiserConfig
-from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels_by_width import AnyLevels
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 Decode = Callable[[float, Values], None]
@@ -33,7 +33,7 @@ class Shot:
     """
 
     config: QuantiserConfig
-    levels: Levels
+    levels: AnyLevels
     contracts: bool = True
 
 

@@ -40,7 +40,7 @@ class ExchangeKind:
     collectives: int
     function: ExchangeFunction | None = None
     make: Make | None = None
-    traffic: Callable[[int, Sequence[int], int], float] | None = None
+    traffic: Callable[[int, Sequence[float], int], float] | None = None
 
     @property
     def needs_nodes(self) -> bool:
@@ -76,7 +76,7 @@ def kind_of(name: str) -> ExchangeKind | None:
     return KINDS.get(name)
 
 
-def choose(name: str, ranks: int, bits: Sequence[int], bucket_size: int) -> ExchangeKind:
+def choose(name: str, ranks: int, bits: Sequence[float], bucket_size: int) -> ExchangeKind:
     """Return which exchange is meant by ``name``; the same on every rank that shares the arguments.
 
     ``"auto"`` weighs bytes here, until measured times decide (``break_even``): two-shot where it sends less than half

@@ -14,7 +14,7 @@ from alq_hvd.accumulation.types import TYPES
 NORM_BYTES = 4
 
 
-def code_bytes(bits: int, bucket_size: int) -> float:
+def code_bytes(bits: float, bucket_size: int) -> float:
     """Return c = b/8 + 4/d: a packed code and its share of the bucket's float32 norm."""
     return bits / 8 + NORM_BYTES / bucket_size
 
@@ -24,12 +24,12 @@ def ring_allreduce(ranks: int, bytes_per_element: float) -> float:
     return 2 * (ranks - 1) / ranks * bytes_per_element
 
 
-def allgather(ranks: int, bits: Sequence[int], bucket_size: int) -> float:
+def allgather(ranks: int, bits: Sequence[float], bucket_size: int) -> float:
     """Return (n-1) c(b): every record goes to every rank."""
     return (ranks - 1) * code_bytes(bits[0], bucket_size)
 
 
-def two_shot(ranks: int, bits: Sequence[int], bucket_size: int) -> float:
+def two_shot(ranks: int, bits: Sequence[float], bucket_size: int) -> float:
     """Return (n-1)/n (c(b1) + c(b2)): all-to-all of chunks, then all-gather of their sums."""
     return (ranks - 1) / ranks * (code_bytes(bits[0], bucket_size) + code_bytes(bits[1], bucket_size))
 
@@ -42,7 +42,7 @@ class Split:
     inside_node: float
 
 
-def hierarchical(nodes: int, ranks_per_node: int, bits: Sequence[int], bucket_size: int) -> Split:
+def hierarchical(nodes: int, ranks_per_node: int, bits: Sequence[float], bucket_size: int) -> Split:
     """Return what a rank sends when nodes add up first, and each rank exchanges its share between nodes.
 
     1. Reduce-scatter inside the node: (L-1)/L of the bytes of the type planned for its sum, 2 or 4. 2. Two-shot of 1/L

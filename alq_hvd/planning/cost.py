@@ -111,7 +111,7 @@ def allreduce(world: World, elements: int, bytes_per_element: float, messages: i
 
 
 def allgather(
-    world: World, elements: int, bits: Sequence[int], bucket_size: int, codec: CodecSpeed, messages: int = 1
+    world: World, elements: int, bits: Sequence[float], bucket_size: int, codec: CodecSpeed, messages: int = 1
 ) -> Cost:
     """Return the cost of one shot in which every rank decodes every record."""
     sent = traffic.allgather(world.ranks, bits, bucket_size) * elements
@@ -120,7 +120,7 @@ def allgather(
 
 
 def two_shot(
-    world: World, elements: int, bits: Sequence[int], bucket_size: int, codec: CodecSpeed, messages: int = 1
+    world: World, elements: int, bits: Sequence[float], bucket_size: int, codec: CodecSpeed, messages: int = 1
 ) -> Cost:
     """Return the cost of an all-to-all of chunks, then an all-gather of their sums.
 
@@ -144,7 +144,7 @@ def two_shot(
 
 
 def hierarchical(
-    world: World, elements: int, bits: Sequence[int], bucket_size: int, codec: CodecSpeed, messages: int = 1
+    world: World, elements: int, bits: Sequence[float], bucket_size: int, codec: CodecSpeed, messages: int = 1
 ) -> Cost:
     """Return the cost of an exact sum inside each node, two-shot of every rank's share between nodes, exact spread."""
     nodes, local = world.nodes, world.ranks_per_node

@@ -20,7 +20,7 @@ class Row:
 
     Attributes:
         exchange: ``"fp32"`` and ``"fp16"`` are plain Horovod.
-        bits: width of a code in each shot; empty for plain Horovod.
+        bits: width of a code, or the mean of its widths, in each shot; empty for plain Horovod.
         cost: of one step.
         mean_error: E|error|^2 / |mean|^2 of the mean, from quantisation alone.
         accumulator: type in which the sum is kept.
@@ -28,7 +28,7 @@ class Row:
     """
 
     exchange: str
-    bits: tuple[int, ...]
+    bits: tuple[float, ...]
     cost: Cost
     mean_error: float
     accumulator: str
@@ -55,8 +55,8 @@ class Workload:
 def rows(
     world: World,
     workload: Workload,
-    widths: Iterable[tuple[int, int]],
-    relative_variance: Mapping[tuple[int, int], float],
+    widths: Iterable[tuple[float, float]],
+    relative_variance: Mapping[tuple[int, float], float],
     codec: CodecSpeed,
 ) -> list[Row]:
     """Return plain Horovod's rows, then those of every exchange at every width.
@@ -73,7 +73,7 @@ def rows(
         _stock(name, width, cost.allreduce(world, workload.elements, width, messages), world)
         for name, width in STOCK.items()
     ]
-    seen_allgather: set[int] = set()
+    seen_allgather: set[float] = set()
     for bits in widths:
         first, second = relative_variance[0, bits[0]], relative_variance[1, bits[1]]
         size = (workload.elements, bits, workload.bucket_size, codec, messages)
@@ -99,7 +99,7 @@ def _stock(name: str, width: int, own: Cost, world: World) -> Row:
 
 
 def _ours(
-    name: str, bits: tuple[int, ...], own: Cost, world: World, workload: Workload, variances: tuple[float, float]
+    name: str, bits: tuple[float, ...], own: Cost, world: World, workload: Workload, variances: tuple[float, float]
 ) -> Row:
     """Return the row of an exchange: sums of what is decoded are float32, those inside a node what is planned."""
     by_node = name == "hierarchical"

@@ -23,6 +23,8 @@ DEFAULT_BUCKET_SIZE = 1024
 LARGEST_CENTROIDS = (0.7978846, 1.5104176, 2.1519457, 2.7325896, 3.2607325, 3.7441013, 4.1896942, 4.6035356)
 """By bits, the outermost of the 2^bits levels of least squared error for a standard normal coordinate (Lloyd and Max).
 Coordinates rounded to the nearest are divided by so many standard deviations, which puts that level at 1."""
+NEAREST_ERRORS = (0.5707962, 0.1331212, 0.0357840, 0.0095921, 0.0025110, 0.00064466, 0.00016351, 0.000041187)
+"""By bits, |Q(v) - v|^2 / |v|^2 of normal coordinates in rounding to the nearest: D / (1 - D), D Lloyd and Max's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,11 @@ class QuantiserConfig:
             )
 
     @property
+    def mean_bits(self) -> float:
+        """Return the width of a code, or the mean of its widths."""
+        return self.bits if self.budget is None else self.budget
+
+    @property
     def block_size(self) -> int:
         """Return how many coordinates share a width, where widths differ."""
         return max(self.bucket_size, SMALLEST_BLOCK)
@@ -109,7 +116,7 @@ class QuantiserConfig:
         return int(self.rotate) * (2 if self.rounding == "nearest" else 1)
 
     def require_fit(self, levels: AnyLevels) -> None:
-        """Raise ``ConfigurationError`` unless ``levels`` are of the right kind, with entries that ``bits`` can index."""
+        """Raise ``ConfigurationError`` unless ``levels`` are of the right kind, and ``bits`` can index them."""
         if isinstance(levels, LevelsByWidth) != (self.budget is not None):
             wanted = "one table of levels" if self.budget is None else "a table of levels for each width"
             raise ConfigurationError(f"expected {wanted}, got {type(levels).__name__}")

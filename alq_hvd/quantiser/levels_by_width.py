@@ -16,6 +16,9 @@ from alq_hvd.quantiser.levels import MAXIMUM_BITS, Levels, digest_of
 SHOWN_WIDTH = 3
 """Bits: the table that stands for all where only one can be shown, as in metrics."""
 
+MOST_PACKED = 2 ** (MAXIMUM_BITS + 1) + 2 * MAXIMUM_BITS
+"""Numbers of the largest ``packed``, rounded up."""
+
 
 @dataclass(frozen=True, eq=False)
 class LevelsByWidth:

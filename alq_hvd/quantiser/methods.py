@@ -169,6 +169,26 @@ def rotations_of(name: str) -> tuple[bool, ...]:
     return _entry(name).rotations
 
 
+def lowest_adaptive_width(name: str | Policy, rotate: bool | None, zero_level: bool | None) -> int:
+    """Return the smallest width that codes of a method may have where every block has its own.
+
+    That is one at which all tables hold a zero, where zeros shall stay zero, and else 1.
+
+    Raises:
+        ConfigurationError: for an unknown name, or a method that has not all widths.
+    """
+    entry = _entry(name)
+    if entry.exact or entry.bits != (1, MAXIMUM_BITS):
+        able = ", ".join(each for each, other in _REGISTRY.items() if other.bits == (1, MAXIMUM_BITS))
+        raise ConfigurationError(
+            f"widths: expected a method of 1 to {MAXIMUM_BITS} bits with adaptive widths ({able}), got {name_of(name)}"
+        )
+    rotated = entry.rotations[0] if rotate is None else rotate
+    if entry.zero_from is None or zero_level is False or (rotated and not zero_level):
+        return 1
+    return 2 if zero_level else entry.zero_from
+
+
 def name_of(method: str | Policy) -> str:
     """Return the name of a method; that of a policy of the user's own is what it prints as."""
     return method if isinstance(method, str) else repr(method)

@@ -227,7 +227,7 @@ def verify(record: npt.NDArray[np.uint8], layout: RecordLayout, stamp: Stamp) ->
     if record.size != layout.record_bytes:
         raise WireFormatError(
             f"{sender}: expected {layout.record_bytes} bytes for {layout.elements} elements at "
-            f"{layout.quantiser.budget or layout.quantiser.bits} bits, got {record.size}: bytes were lost or added on the "
+            f"{layout.quantiser.mean_bits:g} bits, got {record.size}: bytes were lost or added on the "
             "way, or ranks differ in their bits"
         )
     got = checksum(record)

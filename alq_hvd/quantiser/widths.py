@@ -28,7 +28,7 @@ SMALLEST_ENERGY, LARGEST_ENERGY = 2.0**-252, float(np.finfo(np.float32).max) ** 
 WHOLE = 1 << 16
 """A chance of one, that a block is kept."""
 CHANCES = tuple(round(WHOLE * 2 ** (-step / (2 * STEPS))) for step in range(2 * STEPS))
-"""A block whose key lies so many steps below the threshold is kept with this chance; 16 further down, with half of it."""
+"""A block whose key lies so many steps below the threshold is kept with this chance; 16 further down, half as often."""
 NEVER = 1 << 20
 """Steps: no block has so much energy."""
 NO_KEY = -(1 << 30)
@@ -110,9 +110,7 @@ def is_broken(energies: Float64Array) -> npt.NDArray[np.bool_]:
     return ~(energies <= LARGEST_ENERGY)
 
 
-def share_out(
-    energies: Float64Array, layout: RecordLayout, ladder: Ladder, draw: int
-) -> tuple[Integers, Integers]:
+def share_out(energies: Float64Array, layout: RecordLayout, ladder: Ladder, draw: int) -> tuple[Integers, Integers]:
     """Return the width of each block and the chance of 65536 with which it was kept, int64[blocks] each.
 
     1. The threshold is the least at which widths, and blocks kept at random, fit into the record.

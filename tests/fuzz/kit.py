@@ -23,6 +23,7 @@ from alq_hvd.engine.adaptation import agreement
 from alq_hvd.errors import AlqError, WireFormatError
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels_by_width import LevelsByWidth
 from alq_hvd.quantiser.policies.base import LevelUpdate
 from alq_hvd.quantiser.record import RecordLayout, Stamp, seal
 from alq_hvd.quantiser.statistics import GradientStatistics
@@ -111,6 +112,18 @@ class Kit:
         return Levels(np.linspace(-1, 1, count, dtype=np.float32), 0)
 
     @staticmethod
+    def widths(data: Any) -> tuple[QuantiserConfig, LevelsByWidth]:
+        """Choose how to quantise blocks of widths of their own, and a table for each."""
+        rotate, lowest = data.ConsumeBool(), data.ConsumeIntInRange(1, 3)
+        size = (32, 512, 1024, 2048)[data.ConsumeIntInRange(0, 3)]
+        budget = data.ConsumeIntInRange(8, 128) / 16
+        dither, norm = data.ConsumeBool(), ("l2", "linf")[data.ConsumeBool()]
+        config = QuantiserConfig(8, size, norm, rotate=rotate, dither=dither, budget=budget)
+        tables = tuple(Kit.levels(data, bits) for bits in range(lowest, 9))
+        errors = np.float32(2.0) ** -np.array([data.ConsumeIntInRange(-4, 20) for _ in tables])
+        return config, LevelsByWidth(lowest, tables, errors)
+
+    @staticmethod
     def equal(first: Any, second: Any) -> bool:
         """Return whether two arrays hold the same bits, any NaN being as good as another."""
         return bool(np.array_equal(first, second, equal_nan=True))
@@ -139,7 +152,7 @@ class Kit:
         made = alq_hvd.Compression
         options: tuple[Any, ...] = (
             (made.optimal, {"bits": 3, "exchange": "two_shot"}), (made.alq, {"bits": 2, "error_feedback": True}),
-            (made.terngrad, {}), (made.eden, {"bits": 4, "exchange": "allgather"}),
+            (made.amq, {"bits": 1.5, "widths": "adaptive"}), (made.eden, {"bits": 4, "exchange": "allgather"}),
         )  # fmt: skip
         make, chosen = options[number]
         return make(**chosen)

@@ -34,12 +34,17 @@ _PROGRESS = re.compile(r"#(\d+)\s+\w+\s+cov: (\d+) ft: (\d+) corp: (\d+)/")
 
 def records(data: Any) -> None:
     """Decode a record that was valid, with bytes of it replaced, on all codecs; half of them sealed again."""
-    config = KIT.config(data)
-    elements = data.ConsumeIntInRange(0, 3000)
+    if data.ConsumeBool():
+        config, levels = KIT.widths(data)
+    else:
+        config = KIT.config(data)
+        levels = KIT.levels(data, config.bits)
+    elements = data.ConsumeIntInRange(0, 4096)
     layout = KIT.RecordLayout(elements, config)
-    levels = KIT.levels(data, config.bits)
     stamp = KIT.Stamp(levels.digest, 5, 1)
-    record = KIT.reference.encode(KIT.values(elements), layout, levels, KIT.key(), stamp)
+    record, *others = (codec.encode(KIT.values(elements), layout, levels, KIT.key(), stamp) for codec in KIT.codecs)
+    if not all(KIT.equal(record, other) for other in others):
+        raise AssertionError(f"codecs encode differently: {config}")
     for _ in range(data.ConsumeIntInRange(0, 8)):
         place, piece = data.ConsumeIntInRange(0, record.size - 1), KIT.array(data.ConsumeBytes(16))[: record.size]
         place = min(place, record.size - piece.size)

@@ -1,7 +1,7 @@
-"""Write the golden records: a file a number of bits, and rotated ones: the bytes that every codec must always give.
+"""Write the golden records: a file a number of bits, rotated ones, and ones whose blocks have widths of their own.
 
-Run ``python tests/golden/make_records.py`` only when the wire format changes, together
-with ``alq_hvd.quantiser.record.VERSION``.
+They are the bytes that every codec must always give. Run ``python tests/golden/make_records.py`` only when the wire
+format changes, together with ``alq_hvd.quantiser.record.VERSION``.
 The inputs use integer arithmetic, float32 multiplication and powers of two alone, so that they are the same anywhere.
 """
 
@@ -17,6 +17,7 @@ from alq_hvd.codec.keys import stream_key
 from alq_hvd.codec.reference import ReferenceCodec
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels_by_width import AnyLevels, LevelsByWidth
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 FOLDER = Path(__file__).parent
@@ -37,6 +38,16 @@ DITHERED = {
 """Records that name their draws."""
 
 
+BY_WIDTH = {
+    "widths": QuantiserConfig(8, 256, "linf", budget=1.5),
+    "widths-l2-clipped": QuantiserConfig(8, 512, "l2", 2.5, budget=3),
+    "widths-rotated-dithered": QuantiserConfig(8, 128, "linf", rotate=True, dither=True, budget=0.75),
+    "widths-rotated-nearest": QuantiserConfig(8, 1024, "l2", rotate=True, rounding="nearest", budget=1.25),
+    "widths-large-buckets": QuantiserConfig(8, 2048, "linf", budget=2),
+}
+"""Records of version 2."""
+
+
 def gradient() -> FloatArray:
     """Return float32[ELEMENTS]: cubes of pseudo-random fractions, one silent bucket, one with an infinity."""
     index = np.arange(1, ELEMENTS + 1, dtype=np.uint64)
@@ -55,8 +66,29 @@ def levels(bits: int) -> Levels:
     return Levels(steps * np.abs(steps))
 
 
+def wide_gradient() -> FloatArray:
+    """Return float32[9500]: ``gradient()`` again and again, each time sixteen times as large, but for a silent part."""
+    parts = [gradient() * np.float32(16.0**turn) for turn in range(6)]
+    values = np.concatenate([*parts, parts[0][:500]])
+    values[np.isinf(values)] = 0
+    values[3000:5200], values[8000] = 0, np.inf
+    return values
+
+
+def tables() -> LevelsByWidth:
+    """Return a table for each width from 2 bits on, and errors that fall by a quarter a bit."""
+    return LevelsByWidth(2, tuple(levels(bits) for bits in range(2, 9)), np.float32(4.0) ** -np.arange(1, 8))
+
+
+def wide_cases() -> Iterator[tuple[Path, RecordLayout, LevelsByWidth, Stamp]]:
+    """Yield the cases of blocks with a width each."""
+    for step, (name, config) in enumerate(BY_WIDTH.items(), 40):
+        stamp = Stamp(tables().digest, step=step, sender=step)
+        yield FOLDER / f"record-{name}.bin", RecordLayout(len(wide_gradient()), config), tables(), stamp
+
+
 def cases() -> Iterator[tuple[Path, RecordLayout, Levels, Stamp]]:
-    """Yield file, layout, levels and stamp of each golden record."""
+    """Yield file, layout, levels and stamp of each golden record of version 1."""
     yield from plain_cases()
     for name, config in {**ROTATED, **DITHERED}.items():
         table = levels(config.bits)
@@ -75,13 +107,14 @@ def plain_cases() -> Iterator[tuple[Path, RecordLayout, Levels, Stamp]]:
         yield FOLDER / f"record-{bits}-bits.bin", RecordLayout(ELEMENTS, config), table, stamp
 
 
-def encoded(codec: Codec, layout: RecordLayout, table: Levels, stamp: Stamp) -> Record:
-    """Return the record of ``gradient()``."""
+def encoded(codec: Codec, layout: RecordLayout, table: AnyLevels, stamp: Stamp) -> Record:
+    """Return the record of ``gradient()``, or of ``wide_gradient()``."""
+    values = gradient() if layout.elements == ELEMENTS else wide_gradient()
     key = stream_key(seed=1234, step=stamp.step, rank=stamp.sender, group=5, shot=0).at(70_000)
-    return codec.encode(gradient(), layout, table, key, stamp)
+    return codec.encode(values, layout, table, key, stamp)
 
 
 if __name__ == "__main__":
-    for path, *case in cases():
+    for path, *case in (*cases(), *wide_cases()):
         path.write_bytes(encoded(ReferenceCodec(), *case).tobytes())
         print(path.name, path.stat().st_size)

@@ -46,6 +46,24 @@ def test_golden_record(codec, case) -> None:  # type: ignore[no-untyped-def]
         assert (np.abs(decoded - values)[finite] <= scale * gap * 1.0001).all()
 
 
+def test_golden_record_of_widths() -> None:
+    for path, layout, tables, stamp in MAKER.wide_cases():
+        golden = np.frombuffer(path.read_bytes(), np.uint8)
+        values, kept = MAKER.wide_gradient(), layout.widths(golden)
+        assert kept.max() > kept[kept > 0].min() and (kept == 0).any(), path.name
+        results = []
+        for name, codec in CODECS.items():
+            assert np.array_equal(MAKER.encoded(codec, layout, tables, stamp), golden), (path.name, name)
+            results.append(codec.decode_sum([golden], layout, tables, [stamp], 1.0))
+            assert np.isnan(results[-1][8000]), (path.name, name)
+            assert not results[-1][4096:5120].any(), (path.name, name)
+            assert np.array_equal(results[-1], results[0], equal_nan=True), (path.name, name)
+        finite = np.isfinite(results[0])
+        loudest = np.arange(len(values)) >= 7500
+        error = np.square((results[0] - values)[finite & loudest].astype(np.float64)).sum()
+        assert error < np.square(values[finite & loudest].astype(np.float64)).sum(), path.name
+
+
 def test_inputs_are_the_ones_the_files_were_made_of() -> None:
     """If this fails and the bytes differ, the inputs changed and not the codec."""
     assert (

@@ -10,7 +10,8 @@ import numpy as np
 
 from alq_hvd.communicator.base import Communicator, Payload, as_payload
 from alq_hvd.errors import LevelsMismatch
-from alq_hvd.quantiser.levels import MAXIMUM_BITS, Levels, digest_of
+from alq_hvd.quantiser.levels import MAXIMUM_BITS, digest_of
+from alq_hvd.quantiser.levels_by_width import MOST_PACKED, AnyLevels, LevelsByWidth
 from alq_hvd.quantiser.policies.adoption import keep
 from alq_hvd.quantiser.policies.base import LevelUpdate, Policy
 from alq_hvd.quantiser.statistics import GradientStatistics
@@ -18,11 +19,10 @@ from alq_hvd.quantiser.statistics import GradientStatistics
 LEADER = 0
 _logger = logging.getLogger(__name__)
 _HEADER = struct.Struct("<4sIIIIdd")
-"""magic, refused (0 or 1), version, digest, number of levels (0: keep the old ones), objective before, and after."""
+"""magic, refused (0 or 1), version, digest, count of numbers (0: keep the old ones), objective before, and after."""
 _MAGIC = b"ALQL"
 _FAILURE = b"ALQF"
 _REASON_BYTES = 256
-_ANNOUNCEMENT_BYTES = _HEADER.size + 4 * 2**MAXIMUM_BITS + _REASON_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def agree(
     communicator: Communicator,
     statistics: GradientStatistics | str,
     policy: Policy,
-    current: Levels,
+    current: AnyLevels,
     name: str,
     *,
     again: bool = False,
@@ -68,7 +68,7 @@ def agree(
     """
     payload = as_payload(_FAILURE + statistics.encode() if isinstance(statistics, str) else statistics.to_bytes())
     gathered = communicator.gather(payload, LEADER, f"{name}.statistics").wait()
-    announcement = np.zeros(_ANNOUNCEMENT_BYTES, dtype=np.uint8)
+    announcement = _blank(current)
     bytes_sent = 0 if communicator.rank == LEADER else payload.size
     if communicator.rank == LEADER:
         announcement = _write(*_fit(gathered, policy, current, again), current)
@@ -77,7 +77,7 @@ def agree(
     return Agreement(*_read(received, current, communicator.rank), bytes_sent)
 
 
-def _fit(gathered: list[Payload], policy: Policy, current: Levels, again: bool) -> tuple[LevelUpdate, bool]:
+def _fit(gathered: list[Payload], policy: Policy, current: AnyLevels, again: bool) -> tuple[LevelUpdate, bool]:
     """Return the leader's update and whether it was refused; any failure keeps the current levels and says why."""
     try:
         failures = [payload.tobytes().removeprefix(_FAILURE) for payload in gathered if _is_failure(payload)]
@@ -102,34 +102,45 @@ def _fit(gathered: list[Payload], policy: Policy, current: Levels, again: bool) 
         return keep(current, f"fitting failed on the leader: {type(error).__name__}: {error}"), True
 
 
+def _most_numbers(current: AnyLevels) -> int:
+    """Return how many numbers, at most, levels of the kind of ``current`` are packed into."""
+    most: int = MOST_PACKED if isinstance(current, LevelsByWidth) else 2**MAXIMUM_BITS
+    return most
+
+
+def _blank(current: AnyLevels) -> Payload:
+    return np.zeros(_HEADER.size + 4 * _most_numbers(current) + _REASON_BYTES, dtype=np.uint8)
+
+
 def _is_failure(payload: Payload) -> bool:
     return payload[: len(_FAILURE)].tobytes() == _FAILURE
 
 
-def _write(update: LevelUpdate, refused: bool, current: Levels) -> Payload:
-    announcement = np.zeros(_ANNOUNCEMENT_BYTES, dtype=np.uint8)
+def _write(update: LevelUpdate, refused: bool, current: AnyLevels) -> Payload:
+    announcement = _blank(current)
     levels = update.levels
     replaced = levels != current
-    count = len(levels) if replaced else 0
+    count = len(levels.packed) if replaced else 0
     objectives = update.objective_before, update.objective_after
     _HEADER.pack_into(announcement.data, 0, _MAGIC, refused, levels.version, levels.digest, count, *objectives)
-    values = levels.values[:count].astype("<f4").view(np.uint8)
+    values = levels.packed[:count].astype("<f4").view(np.uint8)
     announcement[_HEADER.size : _HEADER.size + values.size] = values
     reason = as_payload(update.reason.encode()[:_REASON_BYTES])
-    start = _ANNOUNCEMENT_BYTES - _REASON_BYTES
+    start = announcement.size - _REASON_BYTES
     announcement[start : start + reason.size] = reason
     return announcement
 
 
-def _read(announcement: Payload, current: Levels, rank: int) -> tuple[LevelUpdate, bool]:
+def _read(announcement: Payload, current: AnyLevels, rank: int) -> tuple[LevelUpdate, bool]:
     magic, refused, version, digest, count, before, after = _HEADER.unpack_from(announcement.data)
-    if magic != _MAGIC or refused > 1 or count > 2**MAXIMUM_BITS:
+    most = _most_numbers(current)
+    if magic != _MAGIC or refused > 1 or count > most:
         raise LevelsMismatch(
-            f"rank {rank}: expected at most {2**MAXIMUM_BITS} levels after {_MAGIC!r} from the leader, "
+            f"rank {rank}: expected at most {most} levels after {_MAGIC!r} from the leader, "
             f"got {count} after {magic!r}: the bytes were damaged on the way"
         )
     reason = announcement[-_REASON_BYTES:].tobytes().rstrip(b"\0").decode(errors="replace")
-    values = announcement[_HEADER.size : _HEADER.size + 4 * count].view("<f4") if count else current.values
+    values = announcement[_HEADER.size : _HEADER.size + 4 * count].view("<f4") if count else current.packed
     expected = current.version + bool(count)
     if digest_of(values) != digest or version != expected:
         raise LevelsMismatch(
@@ -137,4 +148,4 @@ def _read(announcement: Payload, current: Levels, rank: int) -> tuple[LevelUpdat
             f"version {version} with digest {digest_of(values):#010x}: the ranks' level histories differ, or the bytes "
             "were damaged; load the same checkpoint on every rank"
         )
-    return LevelUpdate(Levels(values, version) if count else current, before, after, reason), bool(refused)
+    return LevelUpdate(current.unpacked(values, version) if count else current, before, after, reason), bool(refused)

@@ -13,7 +13,7 @@ from alq_hvd.codec.keys import StreamKey
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.engine.adaptation.agreement import LEADER, agree
 from alq_hvd.quantiser.config import QuantiserConfig
-from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels_by_width import AnyLevels
 from alq_hvd.quantiser.policies.base import Policy
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 from alq_hvd.quantiser.statistics import GradientStatistics
@@ -58,6 +58,8 @@ class AdaptiveShot:
         config: how coordinates become codes.
         policy: fits the next table.
         initial: the table until then.
+        feeds_back: records are made with a residual: where blocks have their own widths, those without bits are then
+            left out, and not kept at random.
 
     Attributes:
         relative_variance: of the latest measurement.
@@ -66,7 +68,9 @@ class AdaptiveShot:
         fit_is_due: the gradients of the last scheduled step could not be used, those of the next step shall be.
     """
 
-    def __init__(self, index: int, config: QuantiserConfig, policy: Policy, initial: Levels) -> None:
+    def __init__(
+        self, index: int, config: QuantiserConfig, policy: Policy, initial: AnyLevels, feeds_back: bool = False
+    ) -> None:
         config.require_fit(initial)
         self.index = index
         self.config = config
@@ -79,6 +83,7 @@ class AdaptiveShot:
         self._told: set[str] = set()
         self.adaptations: deque[Adaptation] = deque(maxlen=REMEMBERED)
         self._policy = policy
+        self._feeds_back = feeds_back
         self.forget()
 
     @property
@@ -113,7 +118,9 @@ class AdaptiveShot:
         self._measured_with = self.levels
         layout = RecordLayout(len(values), self.config)
         stamp = Stamp(self.levels.digest, 0, 0)
-        record = codec.encode(values, layout, self.levels, key, stamp)
+        leaves_out = self._feeds_back and layout.blocks > 0
+        residual = codec.arrays.zeros(len(values)) if leaves_out else None
+        record = codec.encode(values, layout, self.levels, key, stamp, residual)
         error = codec.arrays.error(codec.decode_sum([record], layout, self.levels, [stamp], 1.0), values)
         if error is None:
             self._measured_all = False
@@ -191,14 +198,14 @@ class AdaptiveShot:
             unfitted = self._policy.adapts and (self.fit_is_due or not self.adaptations)
             _logger.warning(
                 "rank %d, step %d: expected levels that lose less than they carry, those of shot %d lose %.3g times as "
-                "much (relative variance), with %s at %d bits in buckets of %d. Training may diverge. %sTake more "
+                "much (relative variance), with %s at %s bits in buckets of %d. Training may diverge. %sTake more "
                 "bits, method optimal or eden, rotate=True, or a smaller bucket_size",
                 rank,
                 step,
                 self.index + 1,
                 self.relative_variance,
                 method,
-                self.config.bits,
+                self.config.mean_bits,
                 self.config.bucket_size,
                 "They are still to be fitted. " if unfitted else "",
             )
@@ -246,7 +253,7 @@ class AdaptiveShot:
 
         States of versions that lost a refused fit do not say whether one is due: it is, where the last one was refused.
         """
-        levels = Levels.from_state_dict(state["levels"])
+        levels = self.levels.from_state_dict(state["levels"])
         self.config.require_fit(levels)
         adaptations = [Adaptation(**entry) for entry in state["adaptations"]]
         self.relative_variance, self.is_measured = state["relative_variance"], bool(state["is_measured"])

@@ -43,8 +43,8 @@ class AdaptiveShots:
         self._schedule = options.parsed_schedule()
         self._options, self._exchange, self._ledger, self._sampled = options, exchange, ledger, sampled
         self.all = tuple(
-            AdaptiveShot(index, options.quantiser(index), method.policy, method.initial(bits))
-            for index, bits in enumerate(options.bits_of_shots)
+            AdaptiveShot(index, config, *options.levels(index), options.error_feedback)
+            for index, config in enumerate(map(options.quantiser, range(len(options.bits_of_shots))))
         )
         self.forget()
 
@@ -132,7 +132,7 @@ class AdaptiveShots:
     def metrics(self) -> list[dict[str, Any]]:
         """Return the levels, variance and adaptations of the shots in use."""
         own = [shot.metrics() for shot in self.used]
-        widths = [shot.config.bits for shot in self.used]
+        widths = [shot.config.mean_bits for shot in self.used]
         return [own[0], *({"bits": bits, **later} for bits, later in zip(widths[1:], own[1:], strict=True))]
 
     def _fits(self, shot: AdaptiveShot, step: int) -> bool:

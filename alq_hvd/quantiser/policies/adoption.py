@@ -6,6 +6,7 @@ import numpy as np
 
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels_by_width import AnyLevels
 from alq_hvd.quantiser.policies.base import LevelUpdate
 from alq_hvd.quantiser.policies.distributions import Distribution, Float64Array
 from alq_hvd.quantiser.policies.objective import psi
@@ -32,7 +33,7 @@ def unusable(statistics: GradientStatistics, weight_exponent: int) -> str:
     return f"kept the levels: the total weight of the coordinates is {statistics.total_mass:g}"
 
 
-def keep(current: Levels, reason: str) -> LevelUpdate:
+def keep(current: AnyLevels, reason: str) -> LevelUpdate:
     """Return the update that changes nothing because no objective could be computed: both read NaN."""
     return LevelUpdate(current, float("nan"), float("nan"), reason)
 

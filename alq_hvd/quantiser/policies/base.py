@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels_by_width import AnyLevels
 from alq_hvd.quantiser.statistics import GradientStatistics
 
 
@@ -20,7 +20,7 @@ class LevelUpdate:
         reason: one sentence for the log when the current table was kept, empty when it was replaced.
     """
 
-    levels: Levels
+    levels: AnyLevels
     objective_before: float
     objective_after: float
     reason: str = ""
@@ -39,8 +39,12 @@ class Policy(Protocol):
         """Return the power of a bucket's norm (0, 1, 2) by which the statistics must be weighted."""
         ...
 
-    def update(self, statistics: GradientStatistics, current: Levels) -> LevelUpdate:
+    def update(self, statistics: GradientStatistics, current: Any) -> LevelUpdate:
         """Return the table for the next steps; deterministic, in float64.
+
+        Args:
+            statistics: of the gradients.
+            current: ``Levels``; ``LevelsByWidth`` for ``ByWidth``.
 
         Raises:
             ConfigurationError: when the statistics are weighted otherwise than ``weight_exponent``.
