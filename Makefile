@@ -4,7 +4,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test compilers kernels test-cluster test-horovod test-wheel test-gpu fuzz bench-gpu lint bench \
+.PHONY: help setup demo test compilers kernels test-cluster test-horovod test-wheel test-matrix test-gpu fuzz bench-gpu lint bench \
 	bench-exchange docs docs-look clean
 
 help: ## Show these lines.
@@ -34,6 +34,9 @@ test-horovod: setup ## Run Horovod's own tests and examples with compressors of 
 
 test-wheel: setup ## Build the wheel and train from it in an empty environment without Horovod and MPI.
 	@./tests/wheel.sh
+
+test-matrix: setup ## Build and test the wheel with every supported Python that this machine has. ARGS="--torch 2.4.1" adds a PyTorch.
+	@./tests/matrix.sh $(ARGS)
 
 fuzz: setup ## Feed records, states and checkpoints that nobody has written to their readers (pip install -e '.[fuzz]'). ARGS=... too.
 	@$(PYTHON_ENV) -m tests.fuzz.run --asan $(ARGS)

@@ -28,16 +28,16 @@ def require(name: str) -> Any:
     """Import and return the module ``name``.
 
     Raises:
-        BackendUnavailable: with the reason the import failed and the command that mends it.
+        BackendUnavailable: with the reason the import failed and the command that fixes it.
     """
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise BackendUnavailable(f"can not import {name} ({error}): {_remedy(error.name or name, name)}") from error
+        raise BackendUnavailable(f"cannot import {name} ({error}): {_remedy(error.name or name, name)}") from error
 
 
 def _remedy(missing: str, wanted: str) -> str:
-    """Return how to mend the absence of the module ``missing``, which importing ``wanted`` has run into."""
+    """Return the remedy for the missing module ``missing``, which importing ``wanted`` needs."""
     for name in (missing, wanted):
         for key in (name, name.split(".")[0]):
             if key in _REMEDIES:

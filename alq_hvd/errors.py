@@ -9,7 +9,7 @@ class AlqError(Exception):
 
 
 class ConfigurationError(AlqError, ValueError):
-    """An option has a value that can not work; the message lists the valid ones."""
+    """An option has a value that cannot work; the message lists the valid ones."""
 
 
 class ConfigurationMismatch(AlqError):
@@ -21,7 +21,7 @@ class CallOrderError(AlqError):
 
 
 class UnsupportedTensor(AlqError, TypeError):
-    """A tensor has a dtype, layout or device that can not be compressed."""
+    """A tensor has a dtype, layout or device that cannot be compressed."""
 
 
 class UnsupportedReduction(AlqError):
@@ -37,7 +37,7 @@ class LevelsMismatch(AlqError):
 
 
 class WeightsError(AlqError, ValueError):
-    """Weights can not be quantised: NaN, infinite, or none at all."""
+    """Weights cannot be quantised: NaN, infinite, or none at all."""
 
 
 class WeightsMismatch(AlqError):

@@ -1,4 +1,4 @@
-"""Write the drawings of the manual, docs/_static/*.svg: ``python docs/drawings.py``. A test holds that they are current."""
+"""Write the drawings of the manual, docs/_static/*.svg: ``python docs/drawings.py``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Drawing:
         )
         self.words(x + width // 2, y + height // 2 - LINE * (len(lines) - 1) // 2 + 5, *lines)
 
-    def words(self, x: int, y: int, *lines: str, anchor: str = "middle", size: int = 15, weight: str = "normal") -> None:
+    def words(
+        self, x: int, y: int, *lines: str, anchor: str = "middle", size: int = 15, weight: str = "normal"
+    ) -> None:
         """Write lines below each other; ``anchor`` says where ``x`` is in them."""
         self.parts += [
             f'<text x="{x}" y="{y + LINE * number}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}">'

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace, guard: PreemptionGuard | None) -> int:
 
 
 def fail(message: str) -> int:
-    """Say on rank 0 why this can not run; return the exit status for bad input."""
+    """Say on rank 0 why this cannot run; return the exit status for bad input."""
     if hvd.rank() == 0:
         print(f"train_images.py: error: {message}", file=sys.stderr, flush=True)
     hvd.shutdown()

@@ -33,7 +33,7 @@ BUILD_VARIABLES = re.compile(
 
 
 def first_line(*command: str) -> str:
-    """Return the first line ``command`` prints, or "none" when it can not run."""
+    """Return the first line ``command`` prints, or "none" when it cannot run."""
     try:
         printed = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL).stdout
     except (OSError, subprocess.CalledProcessError):

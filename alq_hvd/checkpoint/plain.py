@@ -60,7 +60,7 @@ def _try(value: Any) -> tuple[bytes | None, str]:
 
 
 def _complaint(value: Any, path: str, reason: str) -> str:
-    """Return the error's text for the innermost part of ``value`` that can not be saved by itself."""
+    """Return the error's text for the innermost part of ``value`` that cannot be saved by itself."""
     for part_path, part in _parts(value, path):
         if (found := _try(part))[0] is None:
             return _complaint(part, part_path, found[1])

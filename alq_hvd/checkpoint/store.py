@@ -46,7 +46,7 @@ class CheckpointStore:
     def write(self, step: int, payload: bytes) -> Path:
         """Write the checkpoint of ``step`` and drop the oldest ones.
 
-        1. Write and fsync a draft: a cut from here on leaves the earlier checkpoints as they are. A draft that can not
+        1. Write and fsync a draft: a cut from here on leaves the earlier checkpoints as they are. A draft that cannot
         be finished is removed: the disk may be full. 2. Rename it, which is one indivisible act, and fsync the
         directory. 3. Only then remove what exceeds ``keep``.
 
@@ -83,7 +83,7 @@ class CheckpointStore:
         A damaged one is reported, renamed to ``*.damaged`` and passed over.
 
         Raises:
-            CheckpointError: when there are checkpoints and every one is damaged, or when they can not be read.
+            CheckpointError: when there are checkpoints and every one is damaged, or when they cannot be read.
         """
         complaints: list[str] = []
         try:

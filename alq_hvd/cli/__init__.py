@@ -15,7 +15,7 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 COMMANDS = {
     "bench": "measure how fast the codecs are on this machine, beside a plain copy of memory",
-    "doctor": "say what is installed, try every codec and transport, and name the command that mends what is missing",
+    "doctor": "say what is installed, try every codec and transport, and name the command that fixes what fails",
     "kernels": "compile the CUDA kernels ahead of time, so that no rank of a job has to",
     "levels": "fit levels to a gradient you dumped and compare every method on it",
     "nodes": "measure every node of a job and name the odd ones; start it with launch/check_cluster.sh",

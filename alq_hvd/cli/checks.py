@@ -1,4 +1,4 @@
-"""What ``alq-hvd doctor`` looks at: each check, what it is for, how it is tried and what mends it."""
+"""What ``alq-hvd doctor`` looks at: each check, what it is for, how it is tried and what fixes it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Check:
     Attributes:
         name: what the report calls it.
         trial: the name of the trial in ``trials.py``.
-        remedy: the command that mends it.
+        remedy: the command that fixes it.
         launcher: the command that starts the trial's ranks; empty: the trial is one process.
     """
 

@@ -1,4 +1,4 @@
-"""``alq-hvd doctor``: what is installed, what works when really tried, and the command that mends what does not."""
+"""``alq-hvd doctor``: what is installed, what works when really tried, and the command that fixes what does not."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(as_text(findings, lacking))
         for name, missing in of_front_ends.items():
-            verdict = f"can not run, it lacks {'; '.join(missing)}" if missing else "can run"
+            verdict = f"cannot run, it lacks {'; '.join(missing)}" if missing else "can run"
             print(f"Front end {name}: {verdict}.")
     return 1 if lacking else 0
 
@@ -114,7 +114,7 @@ def run_trial(command: list[str], timeout: float) -> tuple[bool, str]:
             start_new_session=True,
         )
     except OSError as error:
-        return False, f"can not start {command[0]}: {error.strerror}"
+        return False, f"cannot start {command[0]}: {error.strerror}"
     try:
         printed, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -163,5 +163,5 @@ def as_text(findings: Iterable[Finding], lacking: list[str]) -> str:
         lines.append(f"{state:<9}{finding.name:<29}{finding.detail}")
         if not finding.works:
             lines.append(f"{'':<9}{'':<29}-> {finding.remedy}")
-    verdict = f"The main job can not run: it lacks {'; '.join(lacking)}." if lacking else "The main job can run."
+    verdict = f"The main job cannot run: it lacks {'; '.join(lacking)}." if lacking else "The main job can run."
     return "\n".join([*lines, "", verdict])

@@ -1,4 +1,4 @@
-"""Read a gradient somebody dumped, or say exactly why it can not be used."""
+"""Read a gradient somebody dumped, or say exactly why it cannot be used."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     """Fit, measure, print; return 0.
 
     Raises:
-        ConfigurationError: when the file or an option can not be used.
+        ConfigurationError: when the file or an option cannot be used.
         BackendUnavailable: when ``--plot`` is asked and matplotlib is not installed.
     """
     bits = args.bits if args.bits is not None else _nearest_bits(args.method, DEFAULT_BITS)

@@ -25,7 +25,7 @@ def save_plot(path: Path, values: npt.NDArray[np.float32], config: QuantiserConf
 
     Raises:
         BackendUnavailable: when matplotlib is not installed.
-        ConfigurationError: when ``path`` can not be written or its suffix is unknown.
+        ConfigurationError: when ``path`` cannot be written or its suffix is unknown.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     """Predict, recommend, print; return 0.
 
     Raises:
-        ConfigurationError: when an option can not be used.
+        ConfigurationError: when an option cannot be used.
     """
     latency = args.latency * 1e-6
     world = World(

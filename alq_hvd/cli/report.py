@@ -23,7 +23,7 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
         help="make one HTML page of throughput, efficiency, bytes, accuracy and levels out of finished runs",
         description="Make one self-contained HTML page out of the records of finished runs: throughput, speed-up and "
         "efficiency by number of ranks, bytes, the split of a step's time, accuracy, levels, machine and software. "
-        "Runs that can not be used are named; status 1 says that there were some, 2 that no page was made.",
+        "Runs that cannot be used are named; status 1 says that there were some, 2 that no page was made.",
     )
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN_DIR", help="folder of a run, or a folder with such folders in it"
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise ConfigurationError(f"output: can not write {args.output}: {error.strerror}") from error
+        raise ConfigurationError(f"output: cannot write {args.output}: {error.strerror}") from error
     remarks = len(gaps(comparison))
     parts = [
         counted(len(selection.runs), "run"),

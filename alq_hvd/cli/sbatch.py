@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
             args.output.parent.mkdir(parents=True, exist_ok=True)
             args.output.write_text(script, encoding="utf-8")
         except OSError as error:
-            raise ConfigurationError(f"output: can not write {args.output}: {error.strerror}") from error
+            raise ConfigurationError(f"output: cannot write {args.output}: {error.strerror}") from error
     if args.submit:
         print(submit(script))
     elif args.output is None or args.dry_run:

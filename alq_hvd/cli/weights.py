@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print, draw; return 0.
 
     Raises:
-        ConfigurationError: when the file or an option can not be used.
-        UnsupportedTensor, WeightsError: when a weight can not be quantised.
+        ConfigurationError: when the file or an option cannot be used.
+        UnsupportedTensor, WeightsError: when a weight cannot be quantised.
         BackendUnavailable: without torch, or for ``--plot`` without matplotlib.
     """
     from alq_hvd.weights import schemes

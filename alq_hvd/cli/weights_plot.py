@@ -23,7 +23,7 @@ def save_plot(path: Path, weights: Mapping[str, Any], rows: Sequence[Measured]) 
 
     Raises:
         BackendUnavailable: when matplotlib is not installed.
-        ConfigurationError: when ``path`` can not be written or its suffix is unknown.
+        ConfigurationError: when ``path`` cannot be written or its suffix is unknown.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -21,7 +21,7 @@ class Devices(Protocol):
     """Know which tensors live on a device that kernels run on."""
 
     def require(self) -> None:
-        """Raise ``BackendUnavailable`` when kernels can not run at all."""
+        """Raise ``BackendUnavailable`` when kernels cannot run at all."""
         ...
 
     def of(self, tensor: Any) -> Device | None:
@@ -59,11 +59,11 @@ class Codecs:
     def place(self, tensor: Any) -> Device | None:
         """Return the device on which ``tensor`` is to be encoded; ``None`` for the host.
 
-        Where ``"auto"`` finds a device on which kernels can not run, it says so once, and the host serves.
+        Where ``"auto"`` finds a device on which kernels cannot run, it says so once, and the host serves.
 
         Raises:
             UnsupportedTensor: it lives on the host, and the codec named serves devices only.
-            BackendUnavailable: the codec named can not run on its device.
+            BackendUnavailable: the codec named cannot run on its device.
         """
         if self._name in ("native", "reference") or self._unusable:
             return None

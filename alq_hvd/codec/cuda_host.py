@@ -1,4 +1,4 @@
-"""What the CUDA kernels can not do yet, done by the codec of the host: the same bytes, but it waits for the device."""
+"""What the CUDA kernels cannot do yet, done by the codec of the host: the same bytes, but it waits for the device."""
 
 from __future__ import annotations
 

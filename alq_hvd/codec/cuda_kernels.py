@@ -70,7 +70,7 @@ def compiled(name: str, capability: str, folder: Path) -> Path:
     Args:
         name: a kernel of ``cuda/codec.cu`` with its template arguments.
         capability: of the GPU, without its point, such as ``90``.
-        folder: to keep it in; where that can not be written, a folder of this process serves.
+        folder: to keep it in; where that cannot be written, a folder of this process serves.
 
     Raises:
         BackendUnavailable: the compiler does not know this GPU, or the GPU is too old.

@@ -41,7 +41,7 @@ class MpiCommunicator:
         mpi = backends.mpi()
         reason = unusable(len(ranks))
         if reason:
-            raise BackendUnavailable(f"can not exchange levels over MPI: {reason}")
+            raise BackendUnavailable(f"cannot exchange levels over MPI: {reason}")
         world = mpi.COMM_WORLD
         group = world.Get_group().Incl(list(ranks))
         return cls(world.Create_group(group), timeout)
@@ -118,7 +118,7 @@ class MpiCommunicator:
 
 
 def unusable(ranks: int) -> str:
-    """Return why mpi4py can not serve ``ranks`` ranks beside Horovod, or an empty string when it can.
+    """Return why mpi4py cannot serve ``ranks`` ranks beside Horovod, or an empty string when it can.
 
     Under Gloo, mpi4py would initialise MPI as a world of one: nothing of MPI is touched before Horovod says that it
     runs on MPI itself.

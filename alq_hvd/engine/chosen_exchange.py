@@ -161,7 +161,7 @@ class ChosenExchange:
 def _useful_nodes(transport: Transport, ranks_per_node: int | None, name: str) -> Nodes | None:
     """Return this rank's place if ``hierarchical`` is possible and more than a flat exchange, the same on every rank.
 
-    ``None``: one rank a node, one node, nodes that differ, or a host that can not reach them apart.
+    ``None``: one rank a node, one node, nodes that differ, or a host that cannot reach them apart.
     """
     try:
         nodes = transport.nodes(ranks_per_node, name)

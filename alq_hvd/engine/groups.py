@@ -89,7 +89,7 @@ class HostGroup:
 class DeviceGroup:
     """Encode gradients where they are, and decode the sums into them, without a copy; see ``FusionGroup``.
 
-    Only gradients that the kernels can not read are copied first: those that are not contiguous, and where the dtypes
+    Only gradients that the kernels cannot read are copied first: those that are not contiguous, and where the dtypes
     of a group differ, or are none of the kernels', all of them, to float32.
 
     Args:

@@ -70,7 +70,7 @@ class Transport(Protocol):
         ...
 
     def device_records_problem(self, place: Place) -> str:
-        """Return why records at ``place`` can not be handed over where they lie; empty when they can."""
+        """Return why records at ``place`` cannot be handed over where they lie; empty when they can."""
         ...
 
 

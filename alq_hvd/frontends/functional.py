@@ -65,7 +65,7 @@ class Allreduce:
 
         Raises:
             ConfigurationMismatch: ranks differ, in anything; on every rank.
-            UnsupportedTensor: all ranks give a tensor that can not be averaged.
+            UnsupportedTensor: all ranks give a tensor that cannot be averaged.
             CommunicationTimeout: a rank is gone, or did not call.
         """
         given = _named(tensors)

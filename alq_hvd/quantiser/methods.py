@@ -62,7 +62,7 @@ class _Entry:
 
     Attributes:
         zero_from: the least bits at which its table holds a zero by default, where buckets are not rotated; ``None``
-            where a table can not be told to. See docs/decisions/0014-zeros-stay-zero.md.
+            where a table cannot be told to. See docs/decisions/0014-zeros-stay-zero.md.
     """
 
     description: str

@@ -149,7 +149,7 @@ class GradientStatistics:
     def __add__(self, other: GradientStatistics) -> GradientStatistics:
         if self.weight_exponent != other.weight_exponent:
             raise ConfigurationError(
-                f"can not add statistics of weight exponent {self.weight_exponent} and {other.weight_exponent}"
+                f"cannot add statistics of weight exponent {self.weight_exponent} and {other.weight_exponent}"
             )
         return GradientStatistics(
             weight_exponent=self.weight_exponent,

@@ -1,4 +1,4 @@
-"""Read what a run left behind, and say clearly what of it can not be used."""
+"""Read what a run left behind, and say clearly what of it cannot be used."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Launcher(Protocol):
         ...
 
     def require_fit(self, environment: Environment) -> None:
-        """Raise ``ConfigurationError`` when it can not start ranks inside ``environment``."""
+        """Raise ``ConfigurationError`` when it cannot start ranks inside ``environment``."""
         ...
 
     def words(self, environment: Environment, ranks: int, gpus: bool, exported: Sequence[str]) -> list[list[str]]:

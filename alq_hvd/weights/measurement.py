@@ -47,7 +47,7 @@ def measure(name: str, weights: Tensor, scheme: Scheme) -> Measured:
     """Quantise ``weights`` with the same curvature everywhere, and say what came of it.
 
     Raises:
-        UnsupportedTensor, WeightsError: for weights that can not be quantised.
+        UnsupportedTensor, WeightsError: for weights that cannot be quantised.
     """
     require_weights(weights, name)
     wide = as_wide(weights.detach())

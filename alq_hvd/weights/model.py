@@ -67,7 +67,7 @@ def quantize_weights(
 
     Raises:
         ConfigurationError: for an option out of range, naming what is valid.
-        UnsupportedTensor, WeightsError: for weights that can not be quantised.
+        UnsupportedTensor, WeightsError: for weights that cannot be quantised.
     """
     chosen = schemes.scheme(scheme, bits)
     meta = estimator if isinstance(estimator, MetaGradient) else None

@@ -39,7 +39,7 @@ class QuantizedOptimizer(_Optimizer):  # type: ignore[misc]  # torch is imported
 
     Raises:
         ConfigurationError: when no group has ``quant_bits``, or has one at which the scheme is not defined.
-        UnsupportedTensor, WeightsError: for weights that can not be quantised.
+        UnsupportedTensor, WeightsError: for weights that cannot be quantised.
     """
 
     def __init__(

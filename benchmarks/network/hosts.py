@@ -24,7 +24,7 @@ _SMALLEST_BURST = 131_072
 
 
 class HostsUnavailable(RuntimeError):
-    """This machine can not make hosts; the text says what is missing."""
+    """This machine cannot make hosts; the text says what is missing."""
 
 
 def require_hosts() -> None:

@@ -17,7 +17,7 @@ class StepClock:
     """Split the wall-clock time of every step on this rank into ``PARTS``.
 
     * encode, decode, adapt: what the compression says it spent, wherever in the step; 0 for stock Horovod, whose
-      casts to and from fp16 can not be told apart from compute and exchange.
+      casts to and from fp16 cannot be told apart from compute and exchange.
     * exchange: time spent inside ``optimizer.synchronize()`` less the codec's work in it. It is the wait that
       *remains*: communication hidden behind the backward pass does not count, waiting for a slower rank does.
     * compute: the rest of the step (data, forward, backward, optimizer).

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run the cluster tests that CI has time for: Slurm comes up, 16 ranks train to the end, a stopped job goes on bit for bit.
-# Where the machine can not hold a cluster, one line says why, and that is no failure.
+# Where the machine cannot hold a cluster, one line says why, and that is no failure.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 

@@ -148,7 +148,7 @@ def fuzz(name: str, libfuzzer: list[str]) -> None:
 
 
 def try_by_chance(name: str, seconds: float) -> int:
-    """Run one target for some seconds without coverage, which gcc's sanitisers and libFuzzer can not both have."""
+    """Run one target for some seconds without coverage, which gcc's sanitisers and libFuzzer cannot both have."""
     from tests.fuzz.chance import Chance
     from tests.fuzz.kit import Kit
 

@@ -147,7 +147,7 @@ inline float __uint_as_float(uint32_t bits) {
 
 namespace alq {
 using std::sqrt;
-// Two buffers in turn: a thread can not write into one before all of its warp have read it.
+// Two buffers in turn: a thread cannot write into one before all of its warp have read it.
 inline double exchange(double value, int mask) {
   static double slots[2][1024];
   static unsigned turns[1024];

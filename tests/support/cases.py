@@ -30,7 +30,7 @@ def each(names: str | tuple[str, ...], values: Iterable[Any]) -> Callable[[Test]
     """
     wanted = (names,) if isinstance(names, str) else names
     rows = [dict(zip(wanted, (row,) if isinstance(names, str) else row, strict=True)) for row in values]
-    assert rows, f"{names}: a test without a case can not fail"
+    assert rows, f"{names}: a test without a case cannot fail"
 
     def decorate(test: Test) -> Test:
         once, inner = getattr(test, "_case", (test, [{}]))

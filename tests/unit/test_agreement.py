@@ -85,7 +85,7 @@ REFUSALS: dict[str, tuple[CountingPolicy, dict[int, GradientStatistics | str], s
     "nothing anywhere": (CountingPolicy(), dict.fromkeys(range(4), GradientStatistics.empty(2)), "0 coordinates"),
     "no samples on one rank": (CountingPolicy(), {3: "rank 3: no data"}, "rank 3: no data"),
     "nor on the leader": (CountingPolicy(), {0: "rank 0: no data", 1: "rank 1: neither"}, "rank 0: no data"),
-    "other statistics on one rank": (CountingPolicy(), {1: GradientStatistics.empty(0)}, "can not add statistics"),
+    "other statistics on one rank": (CountingPolicy(), {1: GradientStatistics.empty(0)}, "cannot add statistics"),
 }
 
 

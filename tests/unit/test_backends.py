@@ -9,7 +9,7 @@ import pytest
 
 BLOCKED = "import sys; sys.modules[{name!r}] = None\n"
 CASES = [
-    ("horovod", "import alq_hvd; alq_hvd.Compression.alq(bits=3)", "can not import horovod.torch.*run `make setup`"),
+    ("horovod", "import alq_hvd; alq_hvd.Compression.alq(bits=3)", "cannot import horovod.torch.*run `make setup`"),
     ("torch", "import alq_hvd; alq_hvd.Compression.alq(bits=3)", "pip install torch$"),
     ("alq_hvd.codec._native", "import alq_hvd; alq_hvd.Compression.alq(codec='native')", "C\\+\\+17 compiler"),
     (

@@ -42,7 +42,7 @@ def test_a_mistake_is_found_where_the_test_is_written() -> None:
     def test(bits: int) -> None:
         raise AssertionError
 
-    with pytest.raises(AssertionError, match="a test without a case can not fail"):
+    with pytest.raises(AssertionError, match="a test without a case cannot fail"):
         each("bits", [])(test)
     with pytest.raises(AssertionError, match="test has no argument norm"):
         each("norm", ["l2"])(test)

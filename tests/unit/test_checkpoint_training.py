@@ -144,7 +144,7 @@ def test_every_rank_hears_that_rank_0_could_not_write(tmp_path: Path) -> None:
 
 
 class Broken:
-    """Stand for an object whose state can not be saved on one rank."""
+    """Stand for an object whose state cannot be saved on one rank."""
 
     def __init__(self, state: Callable[[], dict[str, Any]]) -> None:
         self.state_dict = state

@@ -1,4 +1,4 @@
-"""Which codec serves gradients of the host and of devices, and what is said when it can not."""
+"""Which codec serves gradients of the host and of devices, and what is said when it cannot."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Unusable(EmulatedDevices):
     """Hold every gradient, and no kernels for it."""
 
     def require(self) -> None:
-        raise BackendUnavailable("can not import cupy")
+        raise BackendUnavailable("cannot import cupy")
 
     def of(self, tensor: torch.Tensor) -> EmulatedDevice:
-        raise BackendUnavailable("can not import cupy")
+        raise BackendUnavailable("cannot import cupy")
 
 
 @pytest.fixture
@@ -68,14 +68,14 @@ def test_auto_takes_the_host_where_kernels_can_not_run_and_says_so_once(caplog: 
         told = LoopbackWorld(1).run(lambda ranks: Codecs("auto", Unusable()))[0]
         assert [told.place(GRADIENT), told.place(GRADIENT)] == [None, None]
     assert [record.message for record in caplog.records] == [
-        "gradients on cpu are copied to the host before they are encoded: can not import cupy"
+        "gradients on cpu are copied to the host before they are encoded: cannot import cupy"
     ]
     first, second = LoopbackWorld(2).run(program)
     assert first == second
 
 
 def test_the_device_codec_by_name_needs_cupy_before_training_starts(no_cupy: None) -> None:
-    with pytest.raises(BackendUnavailable, match=r"can not import cupy .*alq-hvd\[cuda12\].*alq-hvd\[cuda13\]"):
+    with pytest.raises(BackendUnavailable, match=r"cannot import cupy .*alq-hvd\[cuda12\].*alq-hvd\[cuda13\]"):
         alq_hvd.Compression.alq(codec="cuda")
 
 

@@ -274,7 +274,7 @@ def test_records_handed_over_where_they_lie_give_the_same_weights(exchange: str,
 
 
 def test_a_sum_of_damaged_records_that_nobody_waited_for_is_taken_by_no_rank() -> None:
-    """Rank 0 can not know yet that its sum is wrong when it hands it over: what leaves then is no record at all."""
+    """Rank 0 cannot know yet that its sum is wrong when it hands it over: what leaves then is no record at all."""
 
     def program(ranks: LoopbackCommunicator) -> None:
         model = network(torch.float32, "cpu")

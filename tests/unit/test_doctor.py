@@ -59,7 +59,7 @@ def test_missing_package_is_named_with_its_remedy(
     printed = capsys.readouterr().out
     assert "MISSING  torch" in printed
     assert "-> make setup" in printed
-    assert "can not run: it lacks numpy; scipy; torch; horovod; codec native or codec reference;" in printed
+    assert "cannot run: it lacks numpy; scipy; torch; horovod; codec native or codec reference;" in printed
 
 
 def test_json_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +93,7 @@ def test_success_without_an_answer_is_no_success() -> None:
 
 def test_missing_launcher() -> None:
     works, detail = doctor.run_trial(["/nowhere/horovodrun"], 20)
-    assert not works and detail.startswith("can not start /nowhere/horovodrun")
+    assert not works and detail.startswith("cannot start /nowhere/horovodrun")
 
 
 def test_trial_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:

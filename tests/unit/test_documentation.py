@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import doctest
 import re
+import runpy
 import subprocess
 import sys
+from configparser import ConfigParser
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
+pytestmark = pytest.mark.timeout(600)  # a build takes seconds, on a busy machine minutes
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
@@ -41,7 +44,7 @@ class Page(HTMLParser):
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
     folder = tmp_path_factory.mktemp("pages")
     command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", str(DOCS), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=550, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return {page: Page(page.read_text()) for page in folder.rglob("*.html")}
 
@@ -79,6 +82,32 @@ def test_formulas_are_drawn_by_the_browser_itself(built: dict[Path, Page]) -> No
     for path in built:
         text = re.sub(r"<(pre|code)\b.*?</\1>", "", path.read_text(), flags=re.DOTALL)
         assert not re.search(r"\\(frac|sum|int|Psi|pm)\b|\$\$", text), f"{path.name} shows raw TeX"
+
+
+def test_the_drawings_are_those_of_the_program() -> None:
+    drawn = {
+        f"{name}.svg": draw().svg() for name, draw in runpy.run_path(str(DOCS / "drawings.py"))["DRAWINGS"].items()
+    }
+    stored = {path.name: path.read_text() for path in (DOCS / "_static").glob("*.svg")}
+    assert stored == drawn, "run docs/drawings.py"
+
+
+def test_the_table_of_versions_is_that_of_the_setup() -> None:
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = setup["options.extras_require"]
+    stated = "\n".join([setup["options"]["install_requires"], *extras.values()]).splitlines()
+    ranges = dict(re.findall(r"^([\w.-]+)(\S+)", line)[0] for line in stated if line)
+    pythons = re.findall(r"Python :: (3\.\d+)", setup["metadata"]["classifiers"])
+    assert setup["options"]["python_requires"] == f">={pythons[0]}"
+    rows = dict(
+        re.findall(r"^\| ([^|]+) \| ([^|]+) \|", (DOCS / "reference" / "compatibility.md").read_text(), re.MULTILINE)
+    )
+    assert rows["Python"] == f"{pythons[0]} to {pythons[-1]}"
+    packages = {"PyTorch": "torch", "Horovod": "horovod", "mpi4py": "mpi4py", "NumPy": "numpy", "SciPy": "scipy"}
+    for row, package in {**packages, "cupy, for CUDA 12 and 13": "cupy-cuda12x"}.items():
+        assert rows[row] == f"`{ranges[package]}`", row
+    assert ranges["cupy-cuda12x"] == ranges["cupy-cuda13x"]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if ">>> " in page.read_text()], ids=lambda page: page.stem)

@@ -1,4 +1,4 @@
-"""A fit that can not be done at its step is done at the next that can be used: on all ranks, in states and worlds."""
+"""A fit that cannot be done at its step is done at the next that can be used: on all ranks, in states and worlds."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def test_a_reader_accepts_or_refuses_with_an_error_of_ours(
 ) -> None:
     (tmp_path / "store").mkdir()
     kit = Kit(tmp_path)
-    kit.prepare(target, watch=False)  # a hook can not be taken away again
+    kit.prepare(target, watch=False)  # a hook cannot be taken away again
     monkeypatch.setattr(run, "KIT", kit)
     for seed in range(inputs):
         try:

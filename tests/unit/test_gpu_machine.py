@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture
 def machine(tmp_path: Path) -> dict[str, str]:
-    """Return the environment of a machine on which some packages can not be imported."""
+    """Return the environment of a machine on which some packages cannot be imported."""
     (tmp_path / "usercustomize").mkdir()
     (tmp_path / "usercustomize" / "sitecustomize.py").write_text(BLOCKED)
     return {**os.environ, "PYTHON": sys.executable, "OUT": str(tmp_path), "PYTHONPATH": str(tmp_path / "usercustomize")}

@@ -94,7 +94,7 @@ def test_every_word_means_something(block: Block, capsys: pytest.CaptureFixture[
             if re.match(r"(launch|examples|slurm|tests|docs)/", word):
                 assert (ROOT / word).exists(), f"{block}: {word}"
             if word.startswith("launch/") and word.endswith(".sh"):
-                assert os.access(ROOT / word, os.X_OK), f"{block}: {word} can not be run"
+                assert os.access(ROOT / word, os.X_OK), f"{block}: {word} cannot be run"
     capsys.readouterr()
 
 
@@ -103,7 +103,7 @@ def no_check(words: list[str]) -> None:
 
 
 def check_own(words: list[str]) -> None:
-    """Parse a command of alq-hvd by its own parser; render batch scripts, which refuse what can not work."""
+    """Parse a command of alq-hvd by its own parser; render batch scripts, which refuse what cannot work."""
     if words[1] == "sbatch":
         assert cli.main([word for word in words[1:] if word != "--submit"]) == 0, words
         return

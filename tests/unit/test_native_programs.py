@@ -1,4 +1,4 @@
-"""C++ programs that test the kernels where Python can not look: past the ends of buffers, and at every divisor."""
+"""C++ programs that test the kernels where Python cannot look: past the ends of buffers, and at every divisor."""
 
 from __future__ import annotations
 

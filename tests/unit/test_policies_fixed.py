@@ -1,4 +1,4 @@
-"""Fixed tables: the published values, symmetry, and what float32 can not hold."""
+"""Fixed tables: the published values, symmetry, and what float32 cannot hold."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The layout of records, and what a receiver says about a record it can not trust."""
+"""The layout of records, and what a receiver says about a record it cannot trust."""
 
 from __future__ import annotations
 

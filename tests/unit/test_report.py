@@ -283,4 +283,4 @@ def test_thinning_keeps_the_course_of_a_curve() -> None:
 
 def test_an_output_that_can_not_be_written_is_named(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", str(sweep), "-o", "/proc/no/page.html"]) == cli.ERROR_STATUS
-    assert "output: can not write /proc/no/page.html" in capsys.readouterr().err
+    assert "output: cannot write /proc/no/page.html" in capsys.readouterr().err

@@ -78,7 +78,7 @@ def test_buckets_hold_norm_mean_and_unbiased_deviation_largest_norm_first() -> N
 
 
 def test_with_euclidean_norms_the_deviation_is_one_over_the_square_root_of_the_size() -> None:
-    """Section 4: mean of r^2 is 1/d whatever the gradient looks like, so the model can not see heavy tails."""
+    """Section 4: mean of r^2 is 1/d whatever the gradient looks like, so the model cannot see heavy tails."""
     for size in (64, 1024, 8192):
         buckets = statistics_of(real_gradient(), size, "l2").buckets
         second = buckets[:, 1] ** 2 + buckets[:, 2] ** 2 * (size - 1) / size
@@ -97,7 +97,7 @@ def test_parts_in_any_order_and_grouping_add_up_to_the_whole() -> None:
 
 
 def test_other_weightings_do_not_add_up() -> None:
-    with pytest.raises(ConfigurationError, match="can not add statistics of weight exponent 2 and 0"):
+    with pytest.raises(ConfigurationError, match="cannot add statistics of weight exponent 2 and 0"):
         GradientStatistics.empty(2) + GradientStatistics.empty(0)
 
 

@@ -1,4 +1,4 @@
-"""Quantised layers behave as a user of PyTorch expects, follow their optimizer, and refuse what they can not do."""
+"""Quantised layers behave as a user of PyTorch expects, follow their optimizer, and refuse what they cannot do."""
 
 from __future__ import annotations
 

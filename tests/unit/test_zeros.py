@@ -1,4 +1,4 @@
-"""What is zero on every rank comes out zero, whatever else is in its bucket; where that can not be, it is said."""
+"""What is zero on every rank comes out zero, whatever else is in its bucket; where that cannot be, it is said."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def start(command: list[str], directory: Path, seconds: float, **variables: str)
 
 
 def usable(name: str) -> bool:
-    """Return whether a package can be imported; torchvision for another PyTorch can not."""
+    """Return whether a package can be imported; torchvision for another PyTorch cannot."""
     if importlib.util.find_spec(name) is None:
         return False
     return subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, check=False).returncode == 0

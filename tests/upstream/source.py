@@ -24,7 +24,7 @@ def unpack() -> Path:
     """Return the directory with ``test`` and ``examples/pytorch`` of the release, fresh from the archive each time.
 
     Raises:
-        SystemExit: when it can not be had, saying how to name a copy.
+        SystemExit: when it cannot be had, saying how to name a copy.
     """
     archive = DIRECTORY.with_suffix(".tar")
     if not archive.exists():
@@ -53,7 +53,7 @@ def _release() -> bytes:
             return _unzipped(answer.read())
     except (OSError, subprocess.CalledProcessError) as error:
         raise SystemExit(
-            f"can not get Horovod {VERSION} from {source or _ARCHIVE}: {error}. HOROVOD_SOURCE=... names an archive of "
+            f"cannot get Horovod {VERSION} from {source or _ARCHIVE}: {error}. HOROVOD_SOURCE=... names an archive of "
             "the release or a clone of its repository"
         ) from error
 

@@ -83,7 +83,7 @@ ALQ_INLINE Unsigned draw_bits(Unsigned weyl, uint32_t second) {
 }
 
 // Return value / norm, correctly rounded, without dividing: the product with the rounded reciprocal, corrected once by
-// its exact remainder. `fused(a, b, c)` must be a * b + c rounded once. Allowed only where the remainder can not
+// its exact remainder. `fused(a, b, c)` must be a * b + c rounded once. Allowed only where the remainder cannot
 // underflow, see can_use_reciprocal; tests/native/check_divide.cpp tries every divisor on its hardest dividends.
 template <typename Float, typename Fused>
 ALQ_INLINE Float divide(Float value, Float norm, Float reciprocal, Fused fused) {

@@ -88,7 +88,7 @@ def _fit(gathered: list[Payload], policy: Policy, current: AnyLevels, again: boo
             total = total + GradientStatistics.from_bytes(payload.tobytes())
         if not total.usable:
             reason = (
-                f"statistics can not be used: {total.coordinates} coordinates, "
+                f"statistics cannot be used: {total.coordinates} coordinates, "
                 f"{total.non_finite_buckets} buckets with NaN or infinity"
             )
             return keep(current, reason), True

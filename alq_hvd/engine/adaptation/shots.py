@@ -21,7 +21,7 @@ from alq_hvd.exchange.ledger import Ledger
 class AdaptiveShots:
     """Hold every shot that the options allow, and fit and measure the levels of those that the exchange takes.
 
-    Levels are fitted to the gradients of a scheduled step. Where these can not be used, and for a shot that the
+    Levels are fitted to the gradients of a scheduled step. Where these cannot be used, and for a shot that the
     exchange did not take then, perhaps because the world had one rank, the fit stays due: every step tries, until one
     succeeds.
 
@@ -90,7 +90,7 @@ class AdaptiveShots:
             yield
         except AlqError:
             raise
-        except Exception as error:  # of the user's code: data that is not there, a file that can not be read
+        except Exception as error:  # of the user's code: data that is not there, a file that cannot be read
             self.all[0].fail(error, "sample_gradients", rank)
 
     def watches(self, step: int, measures: bool) -> bool:

@@ -124,7 +124,7 @@ class CompressionState(BetweenSteps):
             bucket: a ``torch.distributed.GradBucket``; its buffer is overwritten.
 
         Raises:
-            UnsupportedTensor: gradients that are sparse, or of a dtype that float32 can not stand for.
+            UnsupportedTensor: gradients that are sparse, or of a dtype that float32 cannot stand for.
             CallOrderError: buckets of another model, or of a step whose beginning was missed.
             ConfigurationMismatch, LevelsMismatch: ranks do not agree.
             WireFormatError: a payload was damaged.

@@ -80,7 +80,7 @@ class Hop:
         """Return whether ``tensor``, in so many parts, is worth records; the same on every rank.
 
         Raises:
-            UnsupportedTensor: float32 can not stand for its numbers.
+            UnsupportedTensor: float32 cannot stand for its numbers.
         """
         if not self.quantises:
             return False

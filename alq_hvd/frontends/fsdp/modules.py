@@ -47,7 +47,7 @@ def sharded_modules(model: Any) -> list[ShardedModule]:
 
     Raises:
         BackendUnavailable: this torch knows no custom reduce-scatter.
-        ConfigurationError: there is none; one has several parameter groups, or dtypes that can not travel together;
+        ConfigurationError: there is none; one has several parameter groups, or dtypes that cannot travel together;
             they are sharded over several meshes.
     """
     kind: Any = getattr(backends.require("torch.distributed.fsdp"), "FSDPModule", None)

@@ -139,7 +139,7 @@ class QuantisedCompressor(BetweenSteps, Copied, _Compressor):  # type: ignore[mi
 
         Raises:
             UnsupportedReduction: ``tensor`` is a parameter itself, which is how Adasum's optimizer calls.
-            UnsupportedTensor: a floating dtype that can not be converted to float32 and back.
+            UnsupportedTensor: a floating dtype that cannot be converted to float32 and back.
             CallOrderError: the gradient was handed over before in this step, or does not fit the call order.
         """
         session, torch = self._session, self._torch

@@ -21,7 +21,7 @@ def require_gradient(tensor: Any) -> None:
     """Raise ``UnsupportedReduction`` when ``tensor`` is a parameter itself, which is how Adasum's optimizer calls."""
     if isinstance(tensor, backends.torch().nn.Parameter):
         raise UnsupportedReduction(
-            "expected a gradient, got a parameter: Horovod's Adasum reduces changes of parameters, which can not "
+            "expected a gradient, got a parameter: Horovod's Adasum reduces changes of parameters, which cannot "
             "be quantised here. Use op=hvd.Average or op=hvd.Sum, or drop compression"
         )
 
@@ -75,7 +75,7 @@ class Probe:
         if len(reduced) != PROBE_LENGTH:
             raise UnsupportedReduction(
                 f"expected Horovod's allreduce of {PROBE_LENGTH} numbers for {what}, got {len(reduced)}: reducescatter "
-                "can not be compressed"
+                "cannot be compressed"
             )
         if not _near(reduced[0], 1.0) or not reduced[1] > 0:
             return

@@ -34,7 +34,7 @@ class HorovodTransport:
     name: str
 
     def control_problem(self) -> str:
-        """Return why mpi4py can not serve beside Horovod; empty when it can."""
+        """Return why mpi4py cannot serve beside Horovod; empty when it can."""
         return mpi.unusable(self.gradients.size)
 
     def control(self) -> Communicator:

@@ -53,7 +53,7 @@ def uniform(bits: int, *, zero_level: bool = False) -> Levels:
 def exponential(bits: int, multiplier: float = 0.5, *, zero_level: bool = False) -> Levels:
     """Return the levels +-p^j: 2^bits of them, or with zero in the middle 2^bits - 1.
 
-    Levels that a float32 table can not hold 1e-7 apart are left out: with p = 1/2 those below 2^-23, so that the
+    Levels that a float32 table cannot hold 1e-7 apart are left out: with p = 1/2 those below 2^-23, so that the
     tables of 6, 7 and 8 bits all have 48 levels. At most d * 2^-46 of relative variance is lost by that.
 
     Raises:

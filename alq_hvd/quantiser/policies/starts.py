@@ -7,7 +7,7 @@ import numpy as np
 from alq_hvd.quantiser.policies.distributions import Float64Array, PiecewiseUniform
 
 SMALLEST_MAGNITUDE = 2.0**-23
-"""A float32 table can not hold levels beside zero that are closer than its smallest gap of 1e-7."""
+"""A float32 table cannot hold levels beside zero that are closer than its smallest gap of 1e-7."""
 
 SMALLEST_GAP = 2e-7
 """Distance kept between neighbours, so that they stay 1e-7 apart after rounding to float32."""

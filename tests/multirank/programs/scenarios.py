@@ -129,7 +129,7 @@ def horovod_collectives() -> bool:
 
 
 def mpi_collectives() -> Any:
-    """Check the protocol over mpi4py beside Horovod; say why not where it can not be used."""
+    """Check the protocol over mpi4py beside Horovod; say why not where it cannot be used."""
     reason = mpi.unusable(hvd.size())
     return reason or collectives(mpi.MpiCommunicator.for_ranks(range(hvd.size())), "mpi")
 
