@@ -35,6 +35,7 @@ from alq_hvd.frontends.horovod.plain import LeftToHorovod
 from alq_hvd.frontends.horovod.probe import PROBE_BYTES, Probe, require_gradient
 from alq_hvd.frontends.horovod.tickets import Passed, Ticket
 from alq_hvd.frontends.horovod.transport import HorovodTransport
+from alq_hvd.frontends.horovod.watch import WATCH
 
 _Compressor: Any = object
 if backends.available("horovod.torch.compression"):  # else ranks of another kind may be handed over, as in tests
@@ -129,6 +130,16 @@ class QuantisedCompressor(BetweenSteps, Copied, _Compressor):  # type: ignore[mi
         """Return what carries the payloads."""
         return self._session.transport.gradients
 
+    @property
+    def open_step(self) -> tuple[int, int] | None:
+        """Return rank and step while gradients are with Horovod, else ``None``."""
+        return (self._session.rank, self._session.step) if self._outstanding else None
+
+    @property
+    def timeout(self) -> float:
+        """Return how many seconds another rank may be late."""
+        return self.options.timeout
+
     def compress(self, tensor: Any) -> tuple[Any, Any]:
         """Start the exchange of a gradient, and return what Horovod shall reduce in its place.
 
@@ -146,6 +157,8 @@ class QuantisedCompressor(BetweenSteps, Copied, _Compressor):  # type: ignore[mi
         require_gradient(tensor)
         if session.notice_world():
             self._forget_world()
+            if isinstance(session.transport, HorovodTransport):
+                WATCH.add(self)
         if session.is_idle or not is_dense_float(tensor):
             return self._pass(tensor)
         if self._delivering:
