@@ -29,10 +29,12 @@ from benchmarks.training.ways import FORM, Way  # noqa: E402
 RANKS = 4
 TIMEOUT = 3600
 WAYS = (
-    *("fp32", "fp16", "alq:3", "alq:2", "optimal:2:rotate", "eden:2", "eden:3", "eden:1"),
+    *("fp32", "fp16", "alq:3", "alq:2", "eden:3", "eden:2", "eden:1"),
+    *(f"eden:{bits}:adaptive" for bits in ("3", "2", "1.5", "1", "0.75")),
+    *("optimal:2:adaptive", "optimal:1:adaptive"),
     *("powersgd:1", "powersgd:4", "powersgd:16"),
 )
-STEPS = {"text": 300, "images": 600}
+STEPS = {"text": 200, "images": 600}
 BATCH = {"text": 4, "images": 32}
 
 

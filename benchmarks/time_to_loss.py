@@ -28,7 +28,7 @@ from benchmarks.network.hosts import Hosts, HostsUnavailable, require_hosts  # n
 from benchmarks.network.launch import JobFailed, run_torch_job  # noqa: E402
 from benchmarks.training.ways import FORM, Way  # noqa: E402
 
-WAYS = ("fp32", "fp16", "alq:4", "eden:2", "powersgd:4", "powersgd:16")
+WAYS = ("fp32", "fp16", "alq:4", "eden:2", "eden:1:adaptive", "powersgd:4", "powersgd:16")
 BATCH = 4
 TIMEOUT = 3000
 RESULT = ROOT / "benchmarks" / "results" / "time-to-loss.json"
