@@ -62,14 +62,23 @@ class Case:
     bytes_moved: float
 
 
+ALONE = {**ONE_BUCKET, "alone": 1.0}
+TOGETHER = {**ONE_BUCKET, "together": 1.0, "shift": 1.0}
+"""A rank that draws from strata. They are shifted where the sums are folded."""
 CASES = (
-    Case("encode, 3 bits", "alq::encode<float, 3>", 40, ONE_BUCKET, 4.375),
-    Case("encode, 4 bits", "alq::encode<float, 4>", 40, ONE_BUCKET, 4.5),
-    Case("decode_sum of 8, 3 bits", "alq::decode_sum<float, 3>", 70, {"record": 8}, 7),
-    Case("decode_sum of 8, 4 bits", "alq::decode_sum<float, 4>", 70, {"record": 8}, 8),
-    Case("encode rotated, 3 bits", "alq::encode_rotated<float, 3, false>", 60, {**ONE_BUCKET, "round": 1}, 4.375),
-    Case("EDEN encode, 3 bits", "alq::encode_rotated<float, 3, true>", 78, {**ONE_BUCKET, "round": 2}, 4.375),
-    Case("recode 4 x 4 -> 4", "alq::recode<4, 4>", 100, {**ONE_BUCKET, "record": 4}, 2.5),
+    Case("encode, 3 bits", "alq::encode<float, 3>", 40, ALONE, 4.375),
+    Case("encode, 4 bits", "alq::encode<float, 4>", 40, ALONE, 4.5),
+    Case("encode together, 3 bits", "alq::encode<float, 3>", 48, TOGETHER, 4.375),
+    Case("encode together, 4 bits", "alq::encode<float, 4>", 48, TOGETHER, 4.5),
+    Case("decode_sum of 8, 3 bits", "alq::decode_sum<float, 3, false>", 70, {"record": 8}, 7),
+    Case("decode_sum of 8, 4 bits", "alq::decode_sum<float, 4, false>", 70, {"record": 8}, 8),
+    Case("decode_sum of 1, 4 bits", "alq::decode_sum<float, 4, false>", 20, {"record": 1}, 4.5),
+    Case("decode_sum of 1 dithered, 4 bits", "alq::decode_sum<float, 4, true>", 40, {"record": 1}, 4.5),
+    Case("decode_sum of 8 dithered, 4 bits", "alq::decode_sum<float, 4, true>", 200, {"record": 8}, 8),
+    Case("encode rotated, 3 bits", "alq::encode_rotated<float, 3, false>", 60, {**ALONE, "round": 1}, 4.375),
+    Case("encode rotated together, 3 bits", "alq::encode_rotated<float, 3, false>", 68, {**TOGETHER, "round": 1}, 4.375),
+    Case("EDEN encode, 3 bits", "alq::encode_rotated<float, 3, true>", 78, {**ALONE, "round": 2}, 4.375),
+    Case("recode 4 x 4 -> 4", "alq::recode<4, 4>", 100, {**ALONE, "record": 4}, 2.5),
 )
 
 

@@ -31,6 +31,11 @@ def require_encodable(
     if residual is not None:
         require_values(residual, layout.elements)
     layout.quantiser.require_fit(levels)
+    require_alone(layout, key)
+
+
+def require_alone(layout: RecordLayout, key: StreamKey) -> None:
+    """Raise ``ConfigurationError`` where a dither is asked of a rank that rounds together with others."""
     if layout.quantiser.dither and key.strata.parts > 1:
         raise ConfigurationError(
             f"dither: expected a rank that draws for itself, got one of {key.strata.parts} strata: records tell none"

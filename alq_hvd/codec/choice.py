@@ -50,12 +50,6 @@ class Codecs:
         if name == "cuda":
             self._devices.require()
 
-    @property
-    def serve_gpus(self) -> bool:
-        """Return whether gradients of GPUs would be encoded there, by kernels."""
-        wanted = self._name in ("auto", "cuda") and isinstance(self._devices, CudaDevices)
-        return wanted and backends.torch().cuda.is_available() and backends.available("cupy")
-
     def place(self, tensor: Any) -> Device | None:
         """Return the device on which ``tensor`` is to be encoded; ``None`` for the host.
 

@@ -14,6 +14,7 @@ from alq_hvd.codec import cuda_structs
 from alq_hvd.codec.cuda_device import Device, Tensor
 from alq_hvd.codec.cuda_names import TYPES
 from alq_hvd.codec.device_arrays import Parts
+from alq_hvd.codec.strata import PERIOD
 from alq_hvd.errors import ConfigurationError, UnsupportedTensor, WireFormatError
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.record import RecordLayout, Stamp
@@ -137,10 +138,10 @@ class Memory:
         self._device = device
         self._kept: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
 
-    def tables(self, levels: Levels, bits: int) -> int:
-        """Return the address of the kernels' ``Tables``."""
-        key = ("levels", levels.values.tobytes(), bits)
-        return int(self._keep(key, lambda: cuda_structs.tables(levels, bits)).data_ptr())
+    def tables(self, levels: Levels, bits: int, strata: int = 1) -> int:
+        """Return the address of the kernels' ``Tables``, for an encoder of so many strata."""
+        key = ("levels", levels.values.tobytes(), bits, strata)
+        return int(self._keep(key, lambda: cuda_structs.tables(levels, bits, strata)).data_ptr())
 
     def knows(self, where: Placed) -> bool:
         """Return whether ``addresses`` has been called for these places and this type."""
@@ -164,6 +165,10 @@ class Memory:
         """Return the address of uint32[count, SLOTS], which the kernels leave zero."""
         zeros = np.zeros(count * SLOTS, dtype=np.uint32)
         return int(self._keep(("checks", count), lambda: zeros).data_ptr())
+
+    def unshifted(self) -> int:
+        """Return the address of uint32[PERIOD], into which each record's strata go before they are shifted."""
+        return int(self._keep(("unshifted",), lambda: np.zeros(PERIOD, dtype=np.uint32)).data_ptr())
 
     def _pair(self, key: tuple[Any, ...], data: Sequence[int], words: Callable[[], Any]) -> tuple[int, int]:
         def both() -> np.ndarray:

@@ -64,7 +64,7 @@ def encode(
     if config.rounding == "nearest":
         (sent,) = _floats(device, 1, layout.buckets)
         scaled = (group, tensors, tables, _address(norms), _address(limits), _address(sent))
-        device.launch(cuda_names.of_width("projection_scales", config.bits), layout.buckets, scaled)
+        device.launch(cuda_names.projection_scales(config.bits), layout.buckets, scaled)
     arguments = (
         *(group, tensors, tables, cuda_structs.key(key.first, key.second), np.uint32(key.first_element)),
         *(_address(norms), _address(sent), _address(limits)),
@@ -100,7 +100,7 @@ def decode_runs(
     for index in range(described["count"].item()):
         first = np.uint32(index)
         summed = (described, first, group, tables, checks, _address(part))
-        device.launch(cuda_names.of_width("sum_run", layout.quantiser.bits), tiles, summed)
+        device.launch(cuda_names.sum_run(layout.quantiser), tiles, summed)
         added = (described, first, group, np.int32(chunk), _address(part), _address(total), np.float32(scale))
         device.launch(
             cuda_names.in_workplace("add_run", kind, fits), blocks, (*added, data, ends, np.uint32(count)), shared

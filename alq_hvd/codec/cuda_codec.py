@@ -11,6 +11,7 @@ import numpy as np
 
 from alq_hvd import backends
 from alq_hvd.codec import cuda_buckets, cuda_host, cuda_names, cuda_structs
+from alq_hvd.codec.arguments import require_alone
 from alq_hvd.codec.base import Codec
 from alq_hvd.codec.cuda_arguments import Memory, placed, require_records, require_residual
 from alq_hvd.codec.cuda_damage import Damage
@@ -18,8 +19,9 @@ from alq_hvd.codec.cuda_device import CudaDevice, Device, Tensor
 from alq_hvd.codec.cuda_kernels import WARPS
 from alq_hvd.codec.cuda_stream import StreamOrder
 from alq_hvd.codec.device_arrays import DeviceArrays, Parts
-from alq_hvd.codec.keys import StreamKey
+from alq_hvd.codec.keys import INDEPENDENT, Strata, StreamKey
 from alq_hvd.codec.rotation import sign_key
+from alq_hvd.codec.strata import PERIOD
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.levels_by_width import AnyLevels
@@ -80,16 +82,17 @@ class CudaCodec(Codec):
         if residual is not None:
             require_residual(residual, layout.elements, self.device.name)
         layout.quantiser.require_fit(levels)
+        require_alone(layout, key)
         self.order.enter(*where.parts, *(() if residual is None else (residual,)))
-        if cuda_host.encodes(layout.quantiser, key):
+        if cuda_host.serves(layout.quantiser):
             return cuda_host.encode(self.arrays, where.parts, layout, levels, key, stamp, residual)
         assert isinstance(levels, Levels)
         config, kind = layout.quantiser, where.kind
-        group, chunk = cuda_structs.group(layout, sign_key(key, config)), self._chunk_size(config)
+        group, chunk = self._group(layout, levels, key, residual is not None), self._chunk_size(config)
         record = self._begin(layout, stamp, key, group)
         if not where.parts:
             return record
-        tables, out = self._memory.tables(levels, config.bits), int(record.data_ptr())
+        tables, out = self._memory.tables(levels, config.bits, _strata(config, key).parts), int(record.data_ptr())
         kept = 0 if residual is None else int(residual.data_ptr())
         tensors = cuda_structs.tensors(*self._memory.addresses(where), kept, len(where.parts))
         if not chunk:
@@ -130,14 +133,14 @@ class CudaCodec(Codec):
             for part in where.parts:
                 part.zero_()
             return out
-        if cuda_host.decodes(layout.quantiser):
+        if cuda_host.serves(layout.quantiser):
             cuda_host.decode_sum(self.arrays, records, layout, levels, stamps, scale, where.parts)
             return out
         assert isinstance(levels, Levels)
         described, checks = self._records(records, found, layout, stamps)
         data, ends = self._memory.addresses(where)
         tables, count = self._memory.tables(levels, layout.quantiser.bits), len(where.parts)
-        kind, config, group = where.kind, layout.quantiser, cuda_structs.group(layout)
+        kind, config, group = where.kind, layout.quantiser, cuda_structs.group(layout, levels)
         arguments = (described, group, tables, np.float32(scale), data, ends, np.uint32(count), checks)
         summed = _row_bytes(config) + cuda_structs.ROW_BYTES  # the sum of runs lies beside the chunk
         chunk = self._chunk_size(config, summed)
@@ -167,10 +170,11 @@ class CudaCodec(Codec):
     ) -> Tensor:
         """Return the record, under ``again``, of the sum of ``records``, which never leaves the chip; see ``Codec``.
 
-        Falls back to ``decode_sum`` and ``encode`` for bucket sizes that need two readings, and for rotated buckets.
+        Falls back to ``decode_sum`` and ``encode`` for bucket sizes that need two readings, for rotated buckets, and for
+        dithered records.
         """
         chunk, turned = self._chunk_size(again.quantiser), layout.quantiser.rotate or again.quantiser.rotate
-        unknown = cuda_host.decodes(layout.quantiser) or cuda_host.encodes(again.quantiser, key)
+        unknown = layout.quantiser.dither or any(cuda_host.serves(each.quantiser) for each in (layout, again))
         if chunk is None or turned or unknown or not records or not layout.elements:
             return Codec.recode(self, records, layout, levels, stamps, room, again, levels_again, key, stamp)
         self.order.enter()
@@ -178,17 +182,18 @@ class CudaCodec(Codec):
         layout.quantiser.require_fit(levels)
         again.quantiser.require_fit(levels_again)
         assert isinstance(levels, Levels) and isinstance(levels_again, Levels)
-        group_again = cuda_structs.group(again)
+        require_alone(again, key)
+        group_again = self._group(again, levels_again, key)
         record = self._begin(again, stamp, key, group_again)
         described, checks = self._records(records, found, layout, stamps)
         bits, wide = layout.quantiser.bits, again.quantiser.bits
         arguments = (
             described,
-            cuda_structs.group(layout),
+            cuda_structs.group(layout, levels),
             self._memory.tables(levels, bits),
             checks,
             group_again,
-            self._memory.tables(levels_again, wide),
+            self._memory.tables(levels_again, wide, _strata(again.quantiser, key).parts),
             cuda_structs.key(key.first, key.second),
             np.uint32(key.first_element),
             np.int32(chunk),
@@ -240,10 +245,21 @@ class CudaCodec(Codec):
     def _chunk_size(self, config: QuantiserConfig, row_bytes: int | None = None) -> int | None:
         return cuda_structs.chunk_size(config.bucket_size, self.device.shared_bytes, row_bytes or _row_bytes(config))
 
+    def _group(self, layout: RecordLayout, levels: Levels, key: StreamKey, keeps: bool = False) -> cuda_structs.Struct:
+        """Return how an encoder quantises with ``key``; ``keeps`` what it loses.
+
+        Registers do not hold what is rare: strata that are shifted anew within a tile, and a dither beside a residual.
+        """
+        strata = _strata(layout.quantiser, key)
+        unshifted = self._memory.unshifted() if strata.parts > 1 else 0
+        holds = not (key.first_element % PERIOD if strata.parts > 1 else keeps and layout.quantiser.dither)
+        return cuda_structs.group(layout, levels, sign_key(key, layout.quantiser), strata, unshifted, holds)
+
     def _begin(self, layout: RecordLayout, stamp: Stamp, key: StreamKey, group: cuda_structs.Struct) -> Any:
-        record = self._new_record(layout.record_bytes)
-        signs = (*sign_key(key, layout.quantiser), key.first_element, 0) if layout.quantiser.rotate else ()
-        plan = cuda_structs.record_plan(layout, stamp, signs)
+        record, config = self._new_record(layout.record_bytes), layout.quantiser
+        signs = (*sign_key(key, config), key.first_element, 0) if config.rotate else ()
+        draws = (key.first, key.second, key.first_element, 0) if config.dither else ()
+        plan = cuda_structs.record_plan(layout, stamp, signs + draws)
         self.device.launch(cuda_names.BEGIN_RECORD, 1, (plan, group, int(record.data_ptr())))
         return record
 
@@ -255,6 +271,11 @@ class CudaCodec(Codec):
         data, senders = self._memory.senders(addresses, stamps)
         described = cuda_structs.records(layout, stamps[0], data, senders, len(records))
         return described, self._memory.checks(len(records))
+
+
+def _strata(config: QuantiserConfig, key: StreamKey) -> Strata:
+    """Return the strata that an encoder draws from; in rounding to the nearest it draws nothing."""
+    return key.strata if config.rounding == "stochastic" else INDEPENDENT
 
 
 def _row_bytes(config: QuantiserConfig) -> int:

@@ -18,14 +18,9 @@ from alq_hvd.quantiser.levels_by_width import AnyLevels
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 
-def encodes(config: QuantiserConfig, key: StreamKey) -> bool:
-    """Return whether the host must encode: kernels know no strata, no dither and no widths that differ."""
-    return decodes(config) or (key.strata.parts > 1 and config.rounding == "stochastic")
-
-
-def decodes(config: QuantiserConfig) -> bool:
-    """Return whether the host must decode: kernels know no dither and no widths that differ."""
-    return config.dither or config.budget is not None
+def serves(config: QuantiserConfig) -> bool:
+    """Return whether the host must encode and decode: kernels know no widths that differ."""
+    return config.budget is not None
 
 
 def encode(

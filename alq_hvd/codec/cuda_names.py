@@ -21,7 +21,13 @@ def encode(kind: str, config: QuantiserConfig) -> str:
 
 def decode(kind: str, config: QuantiserConfig) -> str:
     """Return the kernel that sums records into tensors of ``kind`` in one reading."""
-    return f"alq::{'decode_rotated' if config.rotate else 'decode_sum'}<{kind}, {config.bits}>"
+    name = "decode_rotated" if config.rotate else "decode_sum"
+    return f"alq::{name}<{kind}, {config.bits}, {_flag(config.dither)}>"
+
+
+def sum_run(config: QuantiserConfig) -> str:
+    """Return the kernel that sums neighbours of the same signs, to be rotated back by another."""
+    return f"alq::sum_run<{config.bits}, {_flag(config.dither)}>"
 
 
 def recode(bits: int, again: int) -> str:
@@ -34,9 +40,9 @@ def of_kind(name: str, kind: str) -> str:
     return f"alq::{name}<{kind}>"
 
 
-def of_width(name: str, bits: int) -> str:
-    """Return ``projection_scales`` or ``sum_run`` of codes of ``bits``."""
-    return f"alq::{name}<{bits}>"
+def projection_scales(bits: int) -> str:
+    """Return the kernel that finds what is sent in place of norms in rounding to the nearest."""
+    return f"alq::projection_scales<{bits}>"
 
 
 def with_norms(kind: str, bits: int) -> str:
@@ -61,14 +67,14 @@ def every(widths: Iterable[int], kinds: Iterable[str]) -> list[str]:
             for config in _ways(bits):
                 names += [encode(kind, config), decode(kind, config)]
     for bits in widths:
-        names += [of_width(name, bits) for name in ("projection_scales", "sum_run")]
+        names += [projection_scales(bits), *(sum_run(config) for config in _ways(bits))]
         names += [recode(bits, again) for again in (bits, LAST_WIDTH)]
     return list(dict.fromkeys(names))
 
 
 def _ways(bits: int) -> tuple[QuantiserConfig, ...]:
-    plain = QuantiserConfig(bits, 1024)
-    return plain, QuantiserConfig(bits, 1024, rotate=True), QuantiserConfig(bits, 1024, rotate=True, rounding="nearest")
+    drawn = [QuantiserConfig(bits, 1024, rotate=rotate, dither=dither) for rotate in (False, True) for dither in (False, True)]
+    return *drawn, QuantiserConfig(bits, 1024, rotate=True, rounding="nearest")
 
 
 def _flag(value: bool) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from alq_hvd.codec.keys import SignKey
+from alq_hvd.codec.keys import INDEPENDENT, SignKey, Strata
 from alq_hvd.codec.rotation import block_scale
+from alq_hvd.codec.strata import DRAW_BITS, draws_of, own_bits, polynomial_of
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.record import HEADER, LANES, TILE, Header, RecordLayout, Stamp
@@ -26,20 +26,25 @@ GROUP = np.dtype(
         ("signs", KEY),
         ("tiles_log2", "<i4"),
         ("scale", "<f4"),
+        ("unshifted", "<u8"),
+        ("dither", "<f4"),
+        ("strata_log2", "<i4"),
+        ("strata", "<u4", 5),
+        ("reserved", "<u4"),
     ]
 )
 TENSORS = np.dtype([("data", "<u8"), ("ends", "<u8"), ("residual", "<u8"), ("count", "<u4"), ("reserved", "<u4")])
 RECORD_PLAN = np.dtype(
-    [("codes_offset", "<u4"), ("payload", "<u4"), ("record", "<u4"), ("header", "<u4", 7), ("rotation", "<u4", 4)]
+    [("codes_offset", "<u4"), ("payload", "<u4"), ("record", "<u4"), ("header", "<u4", 7), ("named", "<u4", 8)]
 )
 RECORDS = np.dtype(
     [("data", "<u8"), ("senders", "<u8"), ("count", "<u4"), ("codes_offset", "<u4"), ("expected", "<u4", 6)]
 )
 BINS = np.dtype([("octaves", "<i4"), ("per_octave_log2", "<i4"), ("weight_exponent", "<i4")])
 
-_KEY, _GROUP, _TENSORS = struct.Struct("<2I"), struct.Struct("<4I2d2Iif"), struct.Struct("<3Q2I")
-_WORDS, _ROTATION, _RECORDS = struct.Struct("<3I"), struct.Struct("<4I"), struct.Struct("<2Q2I")
-_NOT_ROTATED = (0, 0, 0, 0)
+_KEY, _GROUP, _TENSORS = struct.Struct("<2I"), struct.Struct("<4I2d2IifQfi5I4x"), struct.Struct("<3Q2I")
+_WORDS, _NAMED, _RECORDS = struct.Struct("<3I"), struct.Struct("<8I"), struct.Struct("<2Q2I")
+_NOTHING = (0,) * 8
 
 WHOLE_CHUNK = 8192
 """Elements that a block works on, where buckets are not larger: 32 KiB of its shared memory."""
@@ -47,6 +52,7 @@ LARGEST_CHUNK = 49_152
 """The largest bucket that the shared memory of a block holds beside its tables (A100: 163 KiB, H100: 227)."""
 SMALLEST_FUSED_BUCKET = 64
 NO_SIGNS = SignKey()
+NOT_HELD = -1
 ROW_BYTES = 4 * LANES
 """32 elements in shared memory."""
 GAPPED_ROW_BYTES = ROW_BYTES + 4
@@ -81,14 +87,45 @@ def key(first: int, second: int) -> Struct:
     return _made(_KEY.pack(first, second), KEY)
 
 
-def group(layout: RecordLayout, signs: SignKey = NO_SIGNS) -> Struct:
-    """Return the kernels' ``Group``; an encoder rotates with ``signs``, a decoder finds them in the record."""
-    before, behind = _constants(layout.quantiser)
-    return _made(_GROUP.pack(layout.elements, *before, *signs, *behind), GROUP)
+def group(
+    layout: RecordLayout,
+    levels: Levels | None = None,
+    signs: SignKey = NO_SIGNS,
+    strata: Strata = INDEPENDENT,
+    unshifted: int = 0,
+    holds: bool = True,
+) -> Struct:
+    """Return the kernels' ``Group``.
+
+    Args:
+        levels: under which records are dithered, where they are.
+        signs: with which an encoder rotates; a decoder finds them in the record.
+        strata: of an encoder that draws from some.
+        unshifted: address of uint32[PERIOD], for which ``begin_record`` finds those strata.
+        holds: an encoder may keep buckets in registers, if they are such.
+    """
+    before, (tiles_log2, scale) = _constants(layout.quantiser)
+    if not holds:
+        tiles_log2 = NOT_HELD
+    width = dither_width(levels) if levels is not None and layout.quantiser.dither else 0.0
+    dealt = _ALONE if strata.parts == 1 else _dealt(strata)
+    return _made(_GROUP.pack(layout.elements, *before, *signs, tiles_log2, scale, unshifted, width, *dealt), GROUP)
+
+
+def dither_width(levels: Levels) -> float:
+    """Return what a draw, less its mean, is multiplied by before it is added to its level: see ``strata.dither``."""
+    return float(levels.dither * np.float32(2.0**-DRAW_BITS))
+
+
+_ALONE = (0, 0, 0, 1, 0, 0)
+
+
+def _dealt(strata: Strata) -> tuple[int, ...]:
+    return DRAW_BITS - own_bits(strata.parts), *strata, polynomial_of(strata.parts)
 
 
 @lru_cache(maxsize=256)
-def _constants(config: QuantiserConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _constants(config: QuantiserConfig) -> tuple[tuple[float, ...], tuple[int, float]]:
     """Return what ``group`` says of a configuration, before the signs and behind them."""
     reach = config.reach if config.rounding == "nearest" else 0.0
     before = (config.bucket_size, int(config.norm == "linf"), config.rounds, config.clip or 0.0, reach)
@@ -102,13 +139,13 @@ def held_log2(config: QuantiserConfig) -> int:
     """
     tiles = config.bucket_size // TILE
     held = config.bucket_size in (TILE, 2 * TILE, 4 * TILE, 8 * TILE) and not config.clip
-    return tiles.bit_length() - 1 if held else -1
+    return tiles.bit_length() - 1 if held else NOT_HELD
 
 
-def record_plan(layout: RecordLayout, stamp: Stamp, rotation: Sequence[int]) -> Struct:
-    """Return the kernels' ``RecordPlan``; ``rotation`` is what names the signs, four words or none."""
+def record_plan(layout: RecordLayout, stamp: Stamp, named: tuple[int, ...]) -> Struct:
+    """Return the kernels' ``RecordPlan``; ``named`` is what names the signs and the draws, four words each, or none."""
     words = _WORDS.pack(layout.codes_offset // 4, layout.payload_bytes // 4, layout.record_bytes // 4)
-    return _made(words + header(layout, stamp)[:28] + _ROTATION.pack(*(rotation or _NOT_ROTATED)), RECORD_PLAN)
+    return _made(words + header(layout, stamp)[:28] + _NAMED.pack(*(named + _NOTHING)[:8]), RECORD_PLAN)
 
 
 def tensors(data: int, ends: int, residual: int, count: int) -> Struct:
@@ -132,13 +169,16 @@ def _made(data: bytes, dtype: np.dtype[np.void]) -> Struct:
     return made
 
 
-def tables(levels: Levels, bits: int) -> npt.NDArray[np.float32]:
-    """Return float32[4 * 256 + 1], the kernels' ``Tables``: see ``cuda/device.cuh`` and ``csrc/table.h``."""
+def tables(levels: Levels, bits: int, strata: int = 1) -> npt.NDArray[np.float32]:
+    """Return float32[4 * 256 + 1], the kernels' ``Tables``: see ``cuda/device.cuh`` and ``csrc/table.h``.
+
+    ``strata`` is how many there are of an encoder: a draw has so many more, or fewer, values.
+    """
     count = len(levels)
     padded = np.full(256, np.inf, dtype=np.float32)
     padded[:count] = levels.values
     gaps = np.zeros(256, dtype=np.float32)
-    gaps[:count] = levels.inverse_gaps * np.float32(2**24)
+    gaps[:count] = levels.inverse_gaps * np.float32(draws_of(strata))
     tree = np.zeros(256, dtype=np.float32)
     for depth in range(bits):
         below = np.arange(2**depth)

@@ -267,7 +267,7 @@ class Aggregator:
             step=self.step,
             group=group,
             residuals=self._feedback.residuals,
-            correlated=self._options.correlates_on(codec.arrays.staging is not None),
+            correlated=self._options.correlates,
             direct=self._options.device_records,
             signature=zlib.crc32(struct.pack("<II", world.signature, group & 0xFFFFFFFF)),
         )

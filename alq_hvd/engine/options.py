@@ -271,13 +271,6 @@ class Options:
         # Tables of all widths hold a zero, or none does.
         return bool(self.levels(shot)[1].values.all()) if self.dither is None else self.dither
 
-    def correlates_on(self, device: bool) -> bool:
-        """Return whether ranks share out what rounding draws, for gradients of a device or of the host.
-
-        Kernels know no strata yet: on a device only where that was asked for, since the host would have to encode.
-        """
-        return self.correlates and (self.correlated is True or not device)
-
     @property
     def correlates(self) -> bool:
         """Return whether ranks share out what rounding draws."""

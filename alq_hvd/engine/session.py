@@ -82,8 +82,6 @@ class Session:
         self.reset()
 
     def _under(self, options: Options) -> Aggregator:
-        if options.dither is None and self.codecs.serve_gpus:  # kernels know no dither yet: the host would have to code
-            options = options.changed(dither=False)
         self.options = options
         self.exact_method = options.resolve().exact
         self.configuration = fingerprint({**options.shared(), "alq_hvd": __version__})

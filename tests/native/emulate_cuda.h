@@ -183,6 +183,9 @@ inline uint32_t sum_of_warp(uint32_t value) {
   for (unsigned t = self / 32 * 32; t < self / 32 * 32 + 32; ++t) sum += slots[turn][t];
   return sum;
 }
+inline uint32_t shifted(uint32_t low, uint32_t high, int by) {
+  return static_cast<uint32_t>((uint64_t{high} << 32 | low) >> by);
+}
 inline bool all_of_warp(bool value) { return sum_of_warp(value) == 32; }
 inline void meet_warp() { emulated::wait(emulated::State::at_warp); }
 inline void add_from_warp(uint32_t* to, uint32_t value) { *to += value; }

@@ -60,14 +60,15 @@ void add(const std::string& name, void (*kernel)(P...)) {
 
 template <typename T, int B>
 void add_width(const std::string& type) {
-  const std::string parameters = "<" + type + ", " + std::to_string(B) + ">";
-  add("encode" + parameters, alq::encode<T, B>);
-  add("encode_with_norms" + parameters, alq::encode_with_norms<T, B>);
-  add("decode_sum" + parameters, alq::decode_sum<T, B>);
-  add("decode_rotated" + parameters, alq::decode_rotated<T, B>);
-  const std::string rotated = "encode_rotated<" + type + ", " + std::to_string(B);
-  add(rotated + ", false>", alq::encode_rotated<T, B, false>);
-  add(rotated + ", true>", alq::encode_rotated<T, B, true>);
+  const std::string parameters = "<" + type + ", " + std::to_string(B);
+  add("encode" + parameters + ">", alq::encode<T, B>);
+  add("encode_with_norms" + parameters + ">", alq::encode_with_norms<T, B>);
+  add("decode_sum" + parameters + ", false>", alq::decode_sum<T, B, false>);
+  add("decode_sum" + parameters + ", true>", alq::decode_sum<T, B, true>);
+  add("decode_rotated" + parameters + ", false>", alq::decode_rotated<T, B, false>);
+  add("decode_rotated" + parameters + ", true>", alq::decode_rotated<T, B, true>);
+  add("encode_rotated" + parameters + ", false>", alq::encode_rotated<T, B, false>);
+  add("encode_rotated" + parameters + ", true>", alq::encode_rotated<T, B, true>);
 }
 
 template <typename T, bool fits>
@@ -88,7 +89,8 @@ void add_type(const std::string& type, std::integer_sequence<int, B...>) {
 
 template <int B>
 void add_any_size() {
-  add("sum_run<" + std::to_string(B) + ">", alq::sum_run<B>);
+  add("sum_run<" + std::to_string(B) + ", false>", alq::sum_run<B, false>);
+  add("sum_run<" + std::to_string(B) + ", true>", alq::sum_run<B, true>);
   add("projection_scales<" + std::to_string(B) + ">", alq::projection_scales<B>);
 }
 
@@ -135,8 +137,8 @@ const char* emulated_launch(const char* name, unsigned blocks, int count, void* 
 }
 
 // Write the tables that the C++ codec searches, laid out as the kernels' `Tables`.
-void emulated_tables(const float* levels, const float* inverse_gaps, int count, int bits, alq::Tables* tables) {
-  const alq::Table table = alq::make_table(levels, inverse_gaps, count, bits);
+void emulated_tables(const float* levels, const float* inverse_gaps, int count, int bits, float draws, alq::Tables* tables) {
+  const alq::Table table = alq::make_table(levels, inverse_gaps, count, bits, draws);
   std::memcpy(tables->levels, table.levels, sizeof table.levels);
   std::memcpy(tables->scaled_inverse_gaps, table.scaled_inverse_gaps, sizeof table.levels);
   std::memcpy(tables->tree, table.tree, sizeof table.levels);

@@ -20,7 +20,6 @@ OPTIONS: dict[str, Any] = {
     "bucket_size": 64,
     "min_elements": 100,
     "fusion_elements": 1000,
-    "correlated": False,  # kernels do not round together yet: records are made on the host then
 }
 
 

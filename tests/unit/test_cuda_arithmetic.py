@@ -11,6 +11,7 @@ import torch
 
 from alq_hvd.codec import cuda_structs
 from alq_hvd.codec.cuda_codec import CudaCodec
+from alq_hvd.codec.strata import draws_of
 from alq_hvd.quantiser.config import Norm, QuantiserConfig
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 from tests.support import cuda_cases
@@ -121,13 +122,15 @@ def test_the_tables_are_those_of_the_c_header(bits: int) -> None:
     for count in {2**bits, max(2, 2**bits - 1)}:
         levels, made = cuda_cases.levels_of(count, bits), np.zeros(4 * 256 + 1, dtype=np.float32)
         values, gaps = (array.ctypes.data_as(ctypes.c_void_p) for array in (levels.values, levels.inverse_gaps))
-        library().emulated_tables(values, gaps, count, bits, made.ctypes.data_as(ctypes.c_void_p))
-        assert np.array_equal(made, cuda_structs.tables(levels, bits))
+        for strata in (1, 3, 8):
+            drawn = ctypes.c_float(draws_of(strata))
+            library().emulated_tables(values, gaps, count, bits, drawn, made.ctypes.data_as(ctypes.c_void_p))
+            assert np.array_equal(made, cuda_structs.tables(levels, bits, strata)), strata
 
 
 def test_arguments_of_another_size_would_not_go_unseen(device: EmulatedDevice) -> None:
     """The driver copies as many bytes as the kernel declares, whatever it is given: the emulation compares."""
-    with pytest.raises(AssertionError, match=r"expected arguments of these bytes: 56 48 8, got: 56 8 8"):
+    with pytest.raises(AssertionError, match=r"expected arguments of these bytes: 72 88 8, got: 72 8 8"):
         device.launch("alq::begin_record", 1, (np.zeros((), cuda_structs.RECORD_PLAN), 3, 0))
     with pytest.raises(AssertionError, match="no kernel is called alq::encode<double, 3>"):
         device.launch("alq::encode<double, 3>", 1, ())

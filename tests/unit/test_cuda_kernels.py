@@ -72,10 +72,10 @@ def test_kernels_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tm
     "name",
     [
         "alq::encode<float, 3>",
-        "alq::decode_sum<float, 3>",
+        "alq::decode_sum<float, 3, false>",
         "alq::statistics<float>",
         "alq::encode_rotated<float, 3, true>",
-        "alq::decode_rotated<float, 3>",
+        "alq::decode_rotated<float, 3, false>",
     ],
 )
 def test_arithmetic_keeps_subnormal_numbers_and_rounds_each_operation(nvrtc: Nvrtc, name: str) -> None:

@@ -116,7 +116,7 @@ def test_launches(device: EmulatedDevice, codec: CudaCodec) -> None:
         assert device.launched == names
     device.launched.clear()
     codec.decode_sum([record] * 2, layout, levels, [Stamp(levels.digest, 0, 0)] * 2, 1.0)
-    assert device.launched == ["alq::sum_run<3>", "alq::add_run<float, true>"] * 2 + ["alq::finish_decode"]
+    assert device.launched == ["alq::sum_run<3, false>", "alq::add_run<float, true>"] * 2 + ["alq::finish_decode"]
     small = EmulatedDevice(shared_bytes=48 * 1024)
     cuda_rotated_cases.check_bytes(CudaCodec(small), "l2", 3, 16_384, 20_000)
     assert {"alq::rotate_group<float, false>", "alq::add_run<float, false>"} <= set(small.launched)

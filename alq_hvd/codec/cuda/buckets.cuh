@@ -50,8 +50,8 @@ __global__ void __launch_bounds__(kThreads) projection_scales(Group group, Tenso
   __shared__ double lanes[kSumLanes];
   const uint32_t d = group.bucket_size, begin = blockIdx.x * d, left = group.elements - begin, size = left < d ? left : d;
   BucketOfTensors<float> bucket = {tensors, begin, size, lanes, limits[blockIdx.x]};
-  const Quantise q = make_quantise(tables->levels, tables->scaled_inverse_gaps, tables->tree, tables->smallest_level, {0, 0},
-                                   0, B);
+  const Quantise q = make_quantise(group, tables->levels, tables->scaled_inverse_gaps, tables->tree, tables->smallest_level,
+                                   {0, 0}, 0, B);
   const float scale = projection_scale<B>(q, bucket.total(Add(), Square()), norms[blockIdx.x], bucket);
   if (threadIdx.x == 0) sent[blockIdx.x] = scale;
 }

@@ -22,9 +22,23 @@ ALQ_DEVICE bool header_fits(const Records& records, uint32_t r) {
   return fits;
 }
 
+// What the draws of a thread's lane of a tile of a dithered record are made of again: see draw_bits.
+struct Redrawn {
+  uint32_t weyl, second;
+
+  ALQ_DEVICE uint32_t draw(int row) const { return draw_bits(weyl + row * (kLanes * kWeylStep), second); }
+};
+
+// Return what they are made of for the lane that starts at `element` of the record.
+ALQ_DEVICE Redrawn redrawn(const Group& group, const uint32_t* record, uint32_t element) {
+  const uint32_t* named = record + norms_offset(group) - kDrawsWords;
+  const StreamKey key = {named[0], named[1]};
+  return {weyl_number(key, named[2] + element), key.second * kLastFactor};
+}
+
 // Add record r to the 32 elements of this thread's lane of the tile that starts at `begin`; rows past the end of the group
 // add nothing. A record with a wrong header adds NaN. Return the sum of the words read.
-template <int B>
+template <int B, bool dithered>
 ALQ_DEVICE uint32_t add_record(const Records& records, uint32_t r, const Group& group, uint32_t begin, const float* levels,
                                float* sums) {
   const uint32_t* record = records.data[r];
@@ -35,6 +49,8 @@ ALQ_DEVICE uint32_t add_record(const Records& records, uint32_t r, const Group& 
   const uint32_t d = group.bucket_size;
   const bool one_norm = d % kTile == 0, fits = header_fits(records, r);
   const float tile_norm = norms[begin / d];
+  Redrawn draws = {};
+  if (dithered) draws = redrawn(group, record, begin + lane);
   uint32_t word = words[0], sum = word;
 #pragma unroll
   for (int row = 0; row < kRows; ++row) {
@@ -49,12 +65,14 @@ ALQ_DEVICE uint32_t add_record(const Records& records, uint32_t r, const Group& 
     }
     if (i < rest) {
       const float norm = !fits ? __uint_as_float(kNan) : one_norm ? tile_norm : norms[(begin + i) / d];
-      sums[row] += dequantise(norm, levels[code & ((1u << B) - 1)]);
+      float level = levels[code & ((1u << B) - 1)];
+      if (dithered) level += dither_of(group, draws.draw(row));
+      sums[row] += dequantise(norm, level);
     }
   }
   for (uint32_t j = (begin + d - 1) / d + lane; static_cast<uint64_t>(j) * d < begin + rest; j += kLanes)
     sum += __float_as_uint(norms[j]);
-  if (begin == 0 && 8 + lane < norms_offset(group)) sum += record[8 + lane];
+  if (begin == 0 && kHeaderWords + lane < norms_offset(group)) sum += record[kHeaderWords + lane];
   return sum;
 }
 
@@ -71,8 +89,9 @@ struct Fetched {
 
 // Sum the records from <= r < to over a whole tile of one norm, without a branch a row: the words of a record are on their
 // way while the one before is added, and its header is compared by as many lanes as it has words. Each lane multiplies one
-// level by the norm; products are then fetched from lanes by code, as far as a warp has lanes for them.
-template <int B>
+// level by the norm; products are then fetched from lanes by code, as far as a warp has lanes for them. In dithered records no
+// two products are alike, and levels are fetched.
+template <int B, bool dithered>
 ALQ_DEVICE void sum_whole_records(const Records& records, uint32_t from, uint32_t to, const Group& group, uint32_t begin,
                                   const float* levels, float* sums, uint32_t* checks) {
   constexpr int kCodes = 1 << B;
@@ -98,17 +117,22 @@ ALQ_DEVICE void sum_whole_records(const Records& records, uint32_t from, uint32_
     uint32_t check = has_norm ? __float_as_uint(now.norm) : 0;
 #pragma unroll
     for (int k = 0; k < B; ++k) check += now.words[k];
-    if (begin == 0 && 8 + lane < norms) check += records.data[r][8 + lane];
-    const float product = dequantise(norm, level);
+    if (begin == 0 && kHeaderWords + lane < norms) check += records.data[r][kHeaderWords + lane];
+    Redrawn draws = {};
+    if (dithered) draws = redrawn(group, records.data[r], begin + lane);
+    const float own = dithered ? level : dequantise(norm, level);
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
       const int shift = row * B % 32, index = row * B / 32;
       uint32_t code = now.words[index] >> shift;
       if (shift + B > 32) code |= now.words[index + 1 < B ? index + 1 : index] << (32 - shift);
+      float chosen = 0;
       if constexpr (kFromLanes)
-        sums[row] += from_lane<kCodes>(product, code);
+        chosen = from_lane<kCodes>(own, code);
       else
-        sums[row] += dequantise(norm, levels[code % kCodes]);
+        chosen = levels[code % kCodes];
+      if (dithered) chosen += dither_of(group, draws.draw(row));
+      sums[row] += kFromLanes && !dithered ? chosen : dequantise(norm, chosen);
     }
     add_from_warp(checks + r * kSlots + blockIdx.x % kSlots, check);
   };
@@ -122,37 +146,38 @@ ALQ_DEVICE void sum_whole_records(const Records& records, uint32_t from, uint32_
 }
 
 // Sum the records from <= r < to, at least one, over one tile into `sums`, and their words into checks[r][slot].
-template <int B>
+template <int B, bool dithered>
 ALQ_DEVICE void sum_records(const Records& records, uint32_t from, uint32_t to, const Group& group, uint32_t begin,
                             const float* levels, float* sums, uint32_t* checks) {
 #pragma unroll
   for (int row = 0; row < kRows; ++row) sums[row] = 0;
   if (group.elements - begin >= kTile && group.bucket_size % kTile == 0) {
-    sum_whole_records<B>(records, from, to, group, begin, levels, sums, checks);
+    sum_whole_records<B, dithered>(records, from, to, group, begin, levels, sums, checks);
     return;
   }
-  for (uint32_t r = from; r < to; ++r) {                                                    // [rare]
-    const uint32_t words = add_record<B>(records, r, group, begin, levels, sums);           // [rare]
-    add_from_warp(checks + r * kSlots + blockIdx.x % kSlots, words);                        // [rare]
+  for (uint32_t r = from; r < to; ++r) {                                                     // [rare]
+    const uint32_t words = add_record<B, dithered>(records, r, group, begin, levels, sums);  // [rare]
+    add_from_warp(checks + r * kSlots + blockIdx.x % kSlots, words);                         // [rare]
   }
 }
 
 // Write scale * sum of the records to the tensors of the group.
-template <typename T, int B>
-__global__ void __launch_bounds__(kThreads) decode_sum(Records records, Group group, const Tables* tables, float scale, T* const* data,
-                           const uint32_t* ends, uint32_t tensors, uint32_t* checks) {
+template <typename T, int B, bool dithered>
+__global__ void __launch_bounds__(kThreads, dithered || B > 4 ? 3 : 4) decode_sum(Records records, Group group, const Tables* tables,
+                                                                         float scale, T* const* data, const uint32_t* ends,
+                                                                         uint32_t tensors, uint32_t* checks) {
   __shared__ float levels[256];
   copy_table(tables->decoded, levels, 1 << B);
   __syncthreads();
   const uint32_t begin = (blockIdx.x * kWarps + threadIdx.x / kLanes) * kTile;
   if (begin >= group.elements) return;
   float sums[kRows];
-  sum_records<B>(records, 0, records.count, group, begin, levels, sums, checks);
+  sum_records<B, dithered>(records, 0, records.count, group, begin, levels, sums, checks);
   Cursor<T> cursor = {data, ends, tensors};
   store_tile(cursor, begin, group.elements - begin < kTile ? group.elements - begin : kTile, scale, sums);
 }
 
-// The middle of a two-shot: decode and sum `records`, and encode the sum again, a chunk a block, without leaving the chip.
+// The middle of a two-shot: decode and sum `records`, which are not dithered, and encode the sum again, a chunk a block, without leaving the chip.
 template <int B, int Again>
 __global__ void __launch_bounds__(kThreads, 3) recode(Records records, Group group, const Tables* tables, uint32_t* checks,
                        Group again, const Tables* tables_again, StreamKey key, uint32_t first_element, int chunk_size,
@@ -166,7 +191,7 @@ __global__ void __launch_bounds__(kThreads, 3) recode(Records records, Group gro
   const int size = left < static_cast<uint32_t>(chunk_size) ? left : chunk_size;
   for (int tile = threadIdx.x / kLanes; tile * kTile < size; tile += kWarps) {
     float sums[kRows];
-    sum_records<B>(records, 0, records.count, group, begin + tile * kTile, levels, sums, checks);
+    sum_records<B, false>(records, 0, records.count, group, begin + tile * kTile, levels, sums, checks);
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
       const int i = tile * kTile + row * kLanes + threadIdx.x % kLanes;

@@ -34,7 +34,7 @@ ALQ_DEVICE uint32_t run_end(const Records& records, uint32_t r) {
 
 // Decode and sum the chunk of `size` elements from `begin` on, for buckets as encode_rotated takes them. `chunk` and, where
 // there is more than one run, `total` are shared; `take(start, rest, rows)` gets this thread's lane of each tile.
-template <int B, typename Take>
+template <int B, bool dithered, typename Take>
 ALQ_DEVICE void sum_chunk(const Records& records, const Group& group, const float* levels, uint32_t begin, int size,
                           Coordinates<true> chunk, float* total, uint32_t* checks, Take take) {
   const int lane = threadIdx.x % kLanes;
@@ -43,7 +43,7 @@ ALQ_DEVICE void sum_chunk(const Records& records, const Group& group, const floa
 #pragma unroll 1
     for (int start = threadIdx.x / kLanes * kTile; start < size; start += kWarps * kTile) {
       float rows[kRows], *x = &chunk[start + lane];
-      sum_records<B>(records, run, next, group, begin + start, levels, rows, checks);
+      sum_records<B, dithered>(records, run, next, group, begin + start, levels, rows, checks);
 #pragma unroll
       for (int row = 0; row < kRows; ++row)
         if (start + row * kLanes + lane < size) x[row * chunk.kRowStep] = rows[row];
@@ -72,7 +72,7 @@ ALQ_DEVICE void sum_chunk(const Records& records, const Group& group, const floa
 }
 
 // Write scale * sum of the records to the tensors of the group, a chunk a block.
-template <typename T, int B>
+template <typename T, int B, bool dithered>
 __global__ void __launch_bounds__(kThreads, 3) decode_rotated(Records records, Group group, const Tables* tables, float scale,
                                                               T* const* data, const uint32_t* ends, uint32_t tensors,
                                                               uint32_t* checks, int chunk_size) {
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kThreads, 3) decode_rotated(Records records, G
   __syncthreads();
   const uint32_t begin = blockIdx.x * static_cast<uint32_t>(chunk_size), left = group.elements - begin;
   const int size = left < static_cast<uint32_t>(chunk_size) ? left : chunk_size;
-  sum_chunk<B>(records, group, levels, begin, size, {memory}, memory + chunk_size / kLanes * (kLanes + 1), checks,
+  sum_chunk<B, dithered>(records, group, levels, begin, size, {memory}, memory + chunk_size / kLanes * (kLanes + 1), checks,
                [&](int start, int rest, const float* rows) {
                  Cursor<T> cursor = {data, ends, tensors};
                  store_tile(cursor, begin + start, rest, scale, rows);
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads, 3) decode_rotated(Records records, G
 
 // For buckets of any other size: if record r starts a run, write the sum of the run, not rotated back, to `part`,
 // float32[elements]. A warp a tile.
-template <int B>
+template <int B, bool dithered>
 __global__ void __launch_bounds__(kThreads) sum_run(Records records, uint32_t r, Group group, const Tables* tables,
                                                     uint32_t* checks, float* part) {
   __shared__ float levels[256];
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kThreads) sum_run(Records records, uint32_t r,
   const uint32_t begin = (blockIdx.x * kWarps + threadIdx.x / kLanes) * kTile;
   if (begin >= group.elements || (r > 0 && same_signs(records, r - 1))) return;
   float rows[kRows];
-  sum_records<B>(records, r, run_end(records, r), group, begin, levels, rows, checks);
+  sum_records<B, dithered>(records, r, run_end(records, r), group, begin, levels, rows, checks);
 #pragma unroll
   for (int row = 0; row < kRows; ++row) {
     const uint32_t element = begin + row * kLanes + threadIdx.x % kLanes;

@@ -1,7 +1,8 @@
-// What the kernels stand on: element types, the tensors of a fusion group, norms. No CUDA header is needed.
+// What the kernels stand on: element types, how a fusion group is quantised, norms. No CUDA header is needed.
 #pragma once
 
 #include "rotation.h"
+#include "strata.h"
 
 #if defined(ALQ_EMULATED)
 #include "emulate_cuda.h"  // tests/native: runs a block's threads one after another on the CPU
@@ -39,6 +40,8 @@ ALQ_DEVICE Number from_lane(Number value, uint32_t lane) {
 ALQ_DEVICE bool all_of_warp(bool value) { return __all_sync(0xffffffffu, value); }
 // Wait for what the other threads of the warp have written to shared memory.
 ALQ_DEVICE void meet_warp() { __syncwarp(); }
+// Return the low word of `high` and `low` side by side, shifted right.
+ALQ_DEVICE uint32_t shifted(uint32_t low, uint32_t high, int by) { return __funnelshift_r(low, high, by); }
 // Return the sum of what the 32 threads of a warp bring, all of which must call it; or add it to `to`.
 ALQ_DEVICE uint32_t sum_of_warp(uint32_t value) { return __reduce_add_sync(0xffffffffu, value); }
 ALQ_DEVICE void add_from_warp(uint32_t* to, uint32_t value) {
@@ -94,12 +97,31 @@ struct Group {
   double clip;            // standard deviations; 0 does not clip
   double reach;           // standard deviations that 1 stands for, in rounding to the nearest; 0 rounds stochastically
   StreamKey signs;        // of the rotation, for an encoder; a decoder finds them in the record
-  int tiles_log2;         // of a bucket that the threads of a block can hold (held.cuh), else -1
+  int tiles_log2;         // of a bucket that the threads of a block can hold (held.cuh), else -1; see cuda_structs.py
   float scale;            // of the block that such a bucket is, where it is rotated
+  uint32_t* unshifted;    // uint32[kStrataPeriod], where an encoder has several strata: see begin_record
+  float dither;           // what a draw, less its mean, is multiplied by before it is added to its level; 0 adds nothing
+  int strata_log2;        // of the least power of two that is not below the number of strata
+  Strata strata;          // of an encoder
 };
 
-// Return where the norms of a record start, in 32-bit words: behind the header and what names the signs.
-ALQ_DEVICE uint32_t norms_offset(const Group& group) { return group.rounds ? 8 + kRotationBytes / 4 : 8; }
+constexpr uint32_t kHeaderWords = 8;
+constexpr uint32_t kDrawsWords = 4;  // a dithered record names its draws in so many, right before its norms
+
+// Return where the norms of a record start, in 32-bit words: behind the header and what names the signs and the draws.
+ALQ_DEVICE uint32_t norms_offset(const Group& group) {
+  return kHeaderWords + (group.rounds ? kRotationBytes / 4 : 0) + (group.dither > 0 ? kDrawsWords : 0);
+}
+
+// Return what draw_bits gives a rank with several strata: the stratum, then what it draws inside.
+ALQ_DEVICE uint32_t draw_bits_in(const Group& group, uint32_t stratum, uint32_t own) {
+  return shifted(own, stratum, group.strata_log2) & 0xffffff00u;
+}
+
+// Return what a receiver adds to the level of an element, from the number that it draws again.
+ALQ_DEVICE float dither_of(const Group& group, uint32_t draw) {
+  return (static_cast<float>(draw >> 8) - kMeanDraw) * group.dither;
+}
 
 // Level tables in device memory: float32[4][256], levels padded with infinity, scaled inverse gaps padded with zero, the
 // search tree (kernels.h), levels padded with the last one; then the smallest magnitude of a level that is not zero.
@@ -107,116 +129,6 @@ struct Tables {
   float levels[256], scaled_inverse_gaps[256], tree[256], decoded[256];
   float smallest_level;
 };
-
-// Return the tensor that holds `element`: the first k with element < ends[k].
-ALQ_DEVICE uint32_t locate(const uint32_t* ends, uint32_t count, uint32_t element) {
-  uint32_t low = 0;
-  for (uint32_t high = count - 1; low < high;) {
-    const uint32_t middle = (low + high) / 2;
-    if (element < ends[middle])
-      high = middle;
-    else
-      low = middle + 1;
-  }
-  return low;
-}
-
-// Finds elements of a group of tensors, which follow one another: element e lies in the first tensor k with e < ends[k].
-// Keeps the tensor found last in registers.
-template <typename T>
-struct Cursor {
-  T* const* data;
-  const uint32_t* ends;
-  uint32_t count;
-  T* start = nullptr;
-  uint32_t tensor = 0, begin = 0, length = 0;
-
-  ALQ_DEVICE void take(uint32_t k) {
-    tensor = k;
-    begin = k ? ends[k - 1] : 0;
-    length = ends[k] - begin;
-    start = data[k];
-  }
-
-  ALQ_DEVICE T* at(uint32_t element) {
-    if (element - begin >= length) {
-      uint32_t k = 0;
-      if (count > 1) k = locate(ends, count, element);  // [several]
-      take(k);
-    }
-    return start + (element - begin);
-  }
-
-  // The same for an element of this tensor or one soon after it.
-  ALQ_DEVICE T* on_to(uint32_t element) {  // [rare]
-    while (element - begin >= length) take(tensor + 1);
-    return start + (element - begin);
-  }
-
-  // Return where the `size` elements from `element` on lie, or null where no one tensor holds them all.
-  ALQ_DEVICE T* chunk_at(uint32_t element, uint32_t size) {
-    T* const found = at(element);
-    return length - (element - begin) >= size ? found : nullptr;
-  }
-};
-
-// The tensors of a gradient. `residual`, float32[elements] or null, is added to it (error feedback).
-template <typename T>
-struct Tensors {
-  const T* const* data;
-  const uint32_t* ends;
-  const float* residual;
-  uint32_t count, reserved;
-
-  ALQ_DEVICE Cursor<const T> cursor() const { return {data, ends, count}; }
-
-  ALQ_DEVICE float load(uint32_t element, Cursor<const T>& cursor) const {  // [rare]
-    const float value = to_float(*cursor.at(element));
-    return residual ? value + residual[element] : value;
-  }
-};
-
-// Add 32 numbers, `stride` apart.
-template <int stride>
-ALQ_DEVICE void add_held(const float* from, float* to) {
-#pragma unroll
-  for (int n = 0; n < kRows; ++n) to[n] += from[n * stride];
-}
-
-// Load this thread's lane of the tile at `begin`, all loads on their way before the first is used, if there are kTile elements
-// and one tensor holds them all; return whether it does.
-template <typename T>
-ALQ_DEVICE bool load_whole(const Tensors<T>& tensors, Cursor<const T>& cursor, uint32_t begin, int rest, float* rows) {
-  const T* whole = rest < kTile ? nullptr : cursor.chunk_at(begin, kTile);
-  if (!whole) return false;
-  const int lane = threadIdx.x % kLanes;
-#pragma unroll
-  for (int row = 0; row < kRows; ++row) rows[row] = to_float(whole[row * kLanes + lane]);
-  if (tensors.residual) add_held<kLanes>(tensors.residual + begin + lane, rows);
-  return true;
-}
-
-// Write `scale` times this thread's lane of a tile that crosses from one tensor to another, or ends early.
-template <typename T>
-ALQ_DEVICE void store_part(Cursor<T>& cursor, uint32_t begin, int rest, float scale, const float* rows) {  // [rare]
-  const int lane = threadIdx.x % kLanes;
-#pragma unroll
-  for (int row = 0; row < kRows; ++row)
-    if (row * kLanes + lane < rest) from_float(scale * rows[row], *cursor.on_to(begin + row * kLanes + lane));
-}
-
-// Write `scale` times this thread's lane of a tile to the tensors of a sum.
-template <typename T>
-ALQ_DEVICE void store_tile(Cursor<T>& cursor, uint32_t begin, int rest, float scale, const float* rows) {
-  const int lane = threadIdx.x % kLanes;
-  T* const whole = cursor.chunk_at(begin, kTile);  // and the cursor is at its beginning
-  if (whole && rest == kTile) {
-#pragma unroll
-    for (int row = 0; row < kRows; ++row) from_float(scale * rows[row], whole[row * kLanes + lane]);
-  } else {
-    store_part(cursor, begin, rest, scale, rows);  // [rare]
-  }
-}
 
 struct Fused {
   ALQ_DEVICE float operator()(float a, float b, float c) const { return fused(a, b, c); }

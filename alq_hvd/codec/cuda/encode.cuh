@@ -3,29 +3,33 @@
 // tiles, a lane of the tile a thread.
 #pragma once
 
-#include "held.cuh"
+#include "encode_held.cuh"
 
 namespace alq {
 
-// Where the parts of a record lie, in 32-bit words; the header's first seven, and what names the signs.
+// Where the parts of a record lie, in 32-bit words; the header's first seven, and what names the signs and the draws, as far as
+// norms_offset says.
 struct RecordPlan {
   uint32_t codes_offset, payload_words, record_words;
   uint32_t header[7];
-  uint32_t rotation[4];
+  uint32_t named[kRotationBytes / 4 + kDrawsWords];
 };
 
-// Write the header, with the checksum of what names the signs, the latter if there is any, and the zeros between norms,
-// codes and the record's end. One block.
+// Write the header, with the checksum of what names signs and draws, the latter if there is any, and the zeros between norms,
+// codes and the record's end; and, for an encoder with several strata, those of the elements before kStrataPeriod, which it
+// shifts. One block.
 __global__ void begin_record(RecordPlan plan, Group group, uint32_t* record) {
   const uint32_t norms = norms_offset(group), d = group.bucket_size, buckets = group.elements / d + (group.elements % d != 0);
   if (threadIdx.x == 0) {
     uint32_t check = 0;
     for (uint32_t i = 0; i < 7; ++i) record[i] = plan.header[i];
-    for (uint32_t i = 8; i < norms; ++i) check += record[i] = plan.rotation[i - 8];
+    for (uint32_t i = kHeaderWords; i < norms; ++i) check += record[i] = plan.named[i - kHeaderWords];
     record[7] = check;
   }
   for (uint32_t i = norms + buckets + threadIdx.x; i < plan.codes_offset; i += kThreads) record[i] = 0;
   for (uint32_t i = plan.payload_words + threadIdx.x; i < plan.record_words; i += kThreads) record[i] = 0;
+  for (uint32_t i = threadIdx.x; group.strata.count > 1 && i < kStrataPeriod; i += kThreads)
+    group.unshifted[i] = unshifted_stratum(group.strata, i);
 }
 
 // Everything a block shares besides its chunk.
@@ -49,8 +53,8 @@ ALQ_DEVICE void encode_chunk(const Group& group, const Tables* tables, const Tar
   for (int i = size + threadIdx.x; i < (size + d - 1) / d * d; i += kThreads) chunk[i] = 0;
   __syncthreads();
 
-  const Quantise q = make_quantise(shared.levels, shared.scaled_inverse_gaps, shared.tree, tables->smallest_level, to.key,
-                                   to.first_element, B);
+  const Quantise q = make_quantise(group, shared.levels, shared.scaled_inverse_gaps, shared.tree, tables->smallest_level,
+                                   to.key, to.first_element, B);
   uint32_t check = 0;
   const auto finish = [&](int start, bool writes, auto bucket) {
     const Norm found = norm_of(group, size - start < d ? size - start : d, bucket);
@@ -160,7 +164,7 @@ __global__ void __launch_bounds__(kThreads) encode_with_norms(Group group, Tenso
   copy_table(tables->tree, tree, 1 << B);
   if (threadIdx.x == 0) block_check = 0;
   __syncthreads();
-  const Quantise q = make_quantise(levels, gaps, tree, tables->smallest_level, key, first_element, B);
+  const Quantise q = make_quantise(group, levels, gaps, tree, tables->smallest_level, key, first_element, B);
   const uint32_t d = group.bucket_size, begin = (blockIdx.x * kWarps + threadIdx.x / kLanes) * kTile;
   uint32_t check = 0;
   if (begin < group.elements) {

@@ -107,7 +107,7 @@ ALQ_DEVICE float projection_scale(const Quantise& q, double squares, float norm,
   if (!(norm > 0)) return norm;
   const Unit unit = make_unit(norm, norm, q.smallest_level);
   const double products = bucket.total(
-      Add(), [&](float x) { return static_cast<double>(x) * q.levels[code_of<B>(q, x, unit, true, 0)]; });
+      Add(), [&](float x) { return static_cast<double>(x) * q.levels[code_of<B>(q, x, unit, kDraws / 2)]; });
   const float scale = static_cast<float>(squares / products);
   return scale >= kSmallestNorm && scale <= kLargestNorm ? scale : norm;
 }

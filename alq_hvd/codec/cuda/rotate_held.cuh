@@ -40,8 +40,8 @@ ALQ_DEVICE void store_four(const float* from, float* to) {
 }
 
 // Multiply this thread's row of a tile by `scale`, and transform it by distances up to 16.
-ALQ_DEVICE void transform_row(float* memory, float scale) {
-  const uint32_t first = threadIdx.x * kRowBytes + threadIdx.x % 8 * kUnitBytes;
+ALQ_DEVICE void transform_row(float* memory, uint32_t thread, float scale) {
+  const uint32_t first = thread * kRowBytes + thread % 8 * kUnitBytes;
   float v[kLanes];
 #pragma unroll
   for (int unit = 0; unit < kLanes / 4; ++unit) load_four(at(memory, first ^ unit * kUnitBytes), v + 4 * unit);
@@ -53,8 +53,8 @@ ALQ_DEVICE void transform_row(float* memory, float scale) {
 }
 
 // Transform four columns of eight rows, by distances from 32 to 128.
-ALQ_DEVICE void transform_rows(float* memory) {
-  const uint32_t first = threadIdx.x / 8 * 8 * kRowBytes + threadIdx.x % 8 * kUnitBytes;
+ALQ_DEVICE void transform_rows(float* memory, uint32_t thread) {
+  const uint32_t first = thread / 8 * 8 * kRowBytes + thread % 8 * kUnitBytes;
   float v[kLanes];
 #pragma unroll
   for (int row = 0; row < 8; ++row) load_four(at(memory, (first ^ row * kUnitBytes) + row * kRowBytes), v + 4 * row);
@@ -84,22 +84,22 @@ ALQ_DEVICE void transform_held(int log2, float* held) {
 }
 
 // Return where the first number lies that held.cuh gives this thread.
-ALQ_DEVICE uint32_t own_place() {
-  const uint32_t lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
+ALQ_DEVICE uint32_t own_place(uint32_t thread) {
+  const uint32_t lane = thread % kLanes, warp = thread / kLanes;
   return warp * kRowBytes + (lane * static_cast<uint32_t>(sizeof(float)) ^ warp * kUnitBytes);
 }
 
 // Put what the thread holds where the next round finds it, with the signs of its turn.
-ALQ_DEVICE void return_held(const float* held, float* memory, const uint32_t (&words)[kHeldTiles][kLanes]) {
-  const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
-  const uint32_t own = own_place();
+ALQ_DEVICE void return_held(const float* held, float* memory, int thread, const uint32_t (&words)[kHeldTiles][kLanes]) {
+  const int lane = thread % kLanes, warp = thread / kLanes;
+  float* const own = at(memory, own_place(thread));
 #pragma unroll
   for (int tile = 0; tile < kHeldTiles; ++tile) {
     const uint32_t word = words[tile][lane] >> warp;  // row `warp` first
 #pragma unroll
     for (int k = 0; k < kHeldRows; ++k) {
       const int n = tile * kHeldRows + k;
-      *at(memory, own + n * kWarps * kRowBytes) = with_sign(held[n], word, k * kWarps);
+      own[n * kThreads] = with_sign(held[n], word, k * kWarps);
     }
   }
   __syncthreads();
@@ -157,17 +157,19 @@ ALQ_DEVICE void rotate_held(const Group& group, float* held, float* memory, uint
   meet_warp();
 #pragma unroll 1
   for (bool again = rounds > 1;; again = false) {  // [round]
-    transform_row(memory, group.scale);            // [round]
-    meet_warp();                                   // [round]
-    transform_rows(memory);                        // [round]
-    __syncthreads();                               // [round]
-    const uint32_t own = own_place();              // [round]
+    int thread = threadIdx.x;                         // [round]
+    if (rounds > 1) forget(thread);                   // [round]
+    transform_row(memory, thread, group.scale);       // [round]
+    meet_warp();                                      // [round]
+    transform_rows(memory, thread);                   // [round]
+    __syncthreads();                                  // [round]
+    const uint32_t own = own_place(thread);           // [round]
 #pragma unroll
     for (int n = 0; n < kHeld; ++n)                         // [round]
       held[n] = *at(memory, own + n * kWarps * kRowBytes);  // [round]
     transform_held(log2, held);                             // [round]
     if (!again) break;                                      // [round]
-    return_held(held, memory, words);
+    return_held(held, memory, thread, words);
   }
   __syncthreads();  // the memory is needed again
 }

@@ -1,7 +1,7 @@
 // The summary of normalised coordinates: histogram, first moments, moments of each bucket.
 #pragma once
 
-#include "device.cuh"
+#include "tensors.cuh"
 
 namespace alq {
 
