@@ -50,7 +50,8 @@ class Case:
     Attributes:
         name: of the row.
         kernel: with its template arguments.
-        most: the goal, instructions an element.
+        most: the goal, instructions an element; where ranks round together, or records are dithered, a little more than
+            was reached.
         weights: by mark.
         bytes_moved: of device memory, an element.
     """
@@ -68,15 +69,17 @@ TOGETHER = {**ONE_BUCKET, "together": 1.0, "shift": 1.0}
 CASES = (
     Case("encode, 3 bits", "alq::encode<float, 3>", 40, ALONE, 4.375),
     Case("encode, 4 bits", "alq::encode<float, 4>", 40, ALONE, 4.5),
-    Case("encode together, 3 bits", "alq::encode<float, 3>", 48, TOGETHER, 4.375),
-    Case("encode together, 4 bits", "alq::encode<float, 4>", 48, TOGETHER, 4.5),
+    Case("encode together, 3 bits", "alq::encode<float, 3>", 46, TOGETHER, 4.375),
+    Case("encode together, 4 bits", "alq::encode<float, 4>", 46, TOGETHER, 4.5),
     Case("decode_sum of 8, 3 bits", "alq::decode_sum<float, 3, false>", 70, {"record": 8}, 7),
     Case("decode_sum of 8, 4 bits", "alq::decode_sum<float, 4, false>", 70, {"record": 8}, 8),
     Case("decode_sum of 1, 4 bits", "alq::decode_sum<float, 4, false>", 20, {"record": 1}, 4.5),
-    Case("decode_sum of 1 dithered, 4 bits", "alq::decode_sum<float, 4, true>", 40, {"record": 1}, 4.5),
-    Case("decode_sum of 8 dithered, 4 bits", "alq::decode_sum<float, 4, true>", 200, {"record": 8}, 8),
+    Case("decode_sum of 1 dithered, 4 bits", "alq::decode_sum<float, 4, true>", 34, {"record": 1}, 4.5),
+    Case("decode_sum of 8 dithered, 4 bits", "alq::decode_sum<float, 4, true>", 192, {"record": 8}, 8),
     Case("encode rotated, 3 bits", "alq::encode_rotated<float, 3, false>", 60, {**ALONE, "round": 1}, 4.375),
-    Case("encode rotated together, 3 bits", "alq::encode_rotated<float, 3, false>", 68, {**TOGETHER, "round": 1}, 4.375),
+    Case(
+        "encode rotated together, 3 bits", "alq::encode_rotated<float, 3, false>", 66, {**TOGETHER, "round": 1}, 4.375
+    ),
     Case("EDEN encode, 3 bits", "alq::encode_rotated<float, 3, true>", 78, {**ALONE, "round": 2}, 4.375),
     Case("recode 4 x 4 -> 4", "alq::recode<4, 4>", 100, {**ALONE, "record": 4}, 2.5),
 )

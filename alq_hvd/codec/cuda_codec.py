@@ -170,7 +170,7 @@ class CudaCodec(Codec):
     ) -> Tensor:
         """Return the record, under ``again``, of the sum of ``records``, which never leaves the chip; see ``Codec``.
 
-        Falls back to ``decode_sum`` and ``encode`` for bucket sizes that need two readings, for rotated buckets, and for
+        Falls back to ``decode_sum`` and ``encode`` for bucket sizes that need two readings, for rotated buckets and for
         dithered records.
         """
         chunk, turned = self._chunk_size(again.quantiser), layout.quantiser.rotate or again.quantiser.rotate

@@ -73,7 +73,11 @@ def every(widths: Iterable[int], kinds: Iterable[str]) -> list[str]:
 
 
 def _ways(bits: int) -> tuple[QuantiserConfig, ...]:
-    drawn = [QuantiserConfig(bits, 1024, rotate=rotate, dither=dither) for rotate in (False, True) for dither in (False, True)]
+    drawn = [
+        QuantiserConfig(bits, 1024, rotate=rotate, dither=dither)
+        for rotate in (False, True)
+        for dither in (False, True)
+    ]
     return *drawn, QuantiserConfig(bits, 1024, rotate=True, rounding="nearest")
 
 

@@ -115,7 +115,10 @@ def check_recode(codec: CudaCodec, bits: int, bucket_size: int, *, rotate: bool,
     levels = levels_of(2**bits)
     stamps, strata = [Stamp(levels.digest, 2, sender) for sender in range(3)], 1 if first else 3
     keys = [key_of(place, strata, 8192) for place in range(3)]
-    whole = [REFERENCE.encode(ordinary(HELD, k.strata.place), layout, levels, k, s) for k, s in zip(keys, stamps)]
+    whole = [
+        REFERENCE.encode(ordinary(HELD, k.strata.place), layout, levels, k, s)
+        for k, s in zip(keys, stamps, strict=True)
+    ]
     records, room = [on_device(codec, record) for record in whole], torch.empty(HELD, device=codec.device.name)
     key = key_of(1, element=8192)
     got = codec.recode(records, layout, levels, stamps, room, again, levels, key, stamps[1])
