@@ -1,4 +1,4 @@
-"""Ranks that are not like the others, and MPI that can not serve: what is said, and what is done instead."""
+"""Ranks that are not like the others, and MPI that cannot serve: what is said, and what is done instead."""
 
 from __future__ import annotations
 
