@@ -31,7 +31,7 @@ def save_plot(path: Path, values: npt.NDArray[np.float32], config: QuantiserConf
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise BackendUnavailable("--plot needs matplotlib: pip install 'alq-hvd[demo]'") from error
+        raise BackendUnavailable("--plot needs matplotlib: pip install 'alq-hvd[report]'") from error
     statistics = GradientStatistics.empty(2)
     for chunk in chunks(values, config.bucket_size):
         statistics += ReferenceCodec().statistics(chunk, config, 2)
