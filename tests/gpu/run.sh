@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run the GPU tests, or the GPU benchmark, on a machine that has a GPU and little else: a checkout, a Python with torch, cupy,
-# numpy, scipy, pytest, pytest-timeout, hypothesis and pybind11, and g++. No Horovod, MPI, network or .venv is needed.
+# numpy, scipy, pytest, pytest-timeout, hypothesis and pybind11, and g++. No Horovod, MPI, network or .venv is needed:
+# training there is under DDP, two ranks over Gloo and one over NCCL.
 #
 #   bash tests/gpu/run.sh            # builds the C++ codec if it is not there, and runs the tests
 #   bash tests/gpu/run.sh bench      # measures; the figures go to codec-cuda.json

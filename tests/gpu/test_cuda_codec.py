@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from alq_hvd import backends
 from alq_hvd.codec.cuda_codec import CudaCodec
+from alq_hvd.codec.cuda_device import CudaDevice
 from alq_hvd.quantiser.config import Norm, QuantiserConfig
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 from tests.support import cuda_cases
@@ -87,3 +89,13 @@ def test_warm_calls_neither_allocate_nor_wait(codec: CudaCodec) -> None:
             torch.cuda.set_sync_debug_mode("default")
     assert torch.cuda.memory_stats()["num_device_alloc"] == before
     codec.raise_for_damage()
+
+
+@pytest.mark.parametrize("lengths", [[512], [512, 0, 4096], [1 << 24]])
+def test_bytes_go_to_the_device_and_back(lengths: list[int]) -> None:
+    device = CudaDevice()
+    arrays = [np.random.default_rng(length).integers(0, 256, length, dtype=np.uint8) for length in lengths]
+    there = device.upload(*arrays)
+    assert str(there.device) == device.name
+    back = device.download(list(there.split(lengths))).wait()
+    assert back.tobytes() == b"".join(array.tobytes() for array in arrays)

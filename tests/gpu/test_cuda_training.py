@@ -1,4 +1,4 @@
-"""Training with gradients on a GPU: the weights are those that the native codec gives, and hooks wait for nothing.
+"""Training through the shell for Horovod, with gradients on a GPU: weights of the native codec, hooks that do not wait.
 
 ``tests/unit/test_device_training.py`` has more of this, on a device that is emulated.
 """
@@ -131,16 +131,6 @@ def test_steps_after_the_first_ones_take_no_new_memory() -> None:
         return int(torch.cuda.memory_stats()["num_device_alloc"]) - before
 
     assert LoopbackWorld(2).run(program) == [0, 0]
-
-
-@pytest.mark.parametrize("lengths", [[512], [512, 0, 4096], [1 << 24]])
-def test_bytes_go_to_the_device_and_back(lengths: list[int]) -> None:
-    device = CudaDevice()
-    arrays = [np.random.default_rng(length).integers(0, 256, length, dtype=np.uint8) for length in lengths]
-    there = device.upload(*arrays)
-    assert str(there.device) == device.name
-    back = device.download(list(there.split(lengths))).wait()
-    assert back.tobytes() == b"".join(array.tobytes() for array in arrays)
 
 
 @pytest.mark.skipif(backends.torch().cuda.device_count() < 2, reason="needs two GPUs")

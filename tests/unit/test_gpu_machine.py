@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.emulated_device import library, needs_compiler
+from tests.support.launch import torchrun
+
 ROOT = Path(__file__).parents[2]
 BLOCKED = """
 import sys
@@ -44,11 +47,29 @@ def test_the_tests_are_found_without_horovod_and_mpi(machine: dict[str, str], tm
     done = run(machine)
     assert done.returncode == 0, done.stdout + done.stderr
     stored = json.loads((tmp_path / "gpu-tests.json").read_text())
-    assert set(stored["files"]) == {"test_cuda_codec", "test_cuda_codec_drawn", "test_cuda_codec_rotated"}
-    assert all(set(found) == {"skipped"} and found["skipped"] > 5 for found in stored["files"].values())
+    assert set(stored["files"]) == {
+        "test_cuda_codec",
+        "test_cuda_codec_drawn",
+        "test_cuda_codec_rotated",
+        "test_cuda_ddp",
+    }
+    assert all(set(found) == {"skipped"} and found["skipped"] > 1 for found in stored["files"].values())
     assert list(stored["skipped_because"]) == ["needs cupy: see the extras cuda12 and cuda13"]
     assert "test_cuda_training.py is left out: it needs Horovod" in done.stdout
     assert done.stdout.rstrip().endswith(f"kept in {tmp_path / 'gpu-tests.json'}")
+
+
+@needs_compiler
+def test_ranks_that_share_a_device_train_under_ddp(machine: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program of the GPU test, with emulated kernels: two ranks over Gloo, without Horovod and MPI."""
+    library()  # once, not in each rank
+    monkeypatch.setenv("PYTHONPATH", machine["PYTHONPATH"])
+    program = str(ROOT / "tests" / "gpu" / "ddp_ranks.py")
+    (first, second), _ = torchrun(2, program, "gloo", "emulated", timeout=250)
+    for case, weights in first.items():
+        assert second[case] == weights, case
+        assert weights["device"] == weights["host"], case
+    assert len({weights["device"] for weights in first.values()}) == len(first)
 
 
 def test_the_benchmark_says_what_is_missing(machine: dict[str, str]) -> None:
