@@ -1,7 +1,8 @@
-"""How ``pytest -n`` spreads tests over processes: a file stays whole, and one process alone starts ranks."""
+"""How ``pytest -n`` spreads tests over processes: a file stays whole, and as a rule one process alone starts ranks."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,23 +11,35 @@ import pytest
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
-RANKS = "files whose tests start ranks"
-"""The share of work of one process: ranks of two tests at once would wait for each other's processors."""
+
+@cache
+def starts_ranks(file: Path) -> bool:
+    """Return whether a test of ``file`` starts ranks, which keep several processors busy by themselves."""
+    return "pytest.mark.multirank" in file.read_text()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Return what hands out whole files, whose fixtures train and compile, in order; those that start ranks first."""
+    """Return what hands out whole files, since their fixtures train and compile.
+
+    Files that start ranks come first, one after another; two of them run at once only when no other file is left.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     config.option.loadscopereorder = False
-    start_ranks: dict[str, bool] = {}
 
     class WholeFiles(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            if file not in start_ranks:
-                start_ranks[file] = "pytest.mark.multirank" in (config.rootpath / Path(file)).read_text()
-            return RANKS if start_ranks[file] else file
+            return nodeid.partition("::")[0]
+
+        def _assign_work_unit(self, node: Any) -> None:
+            others = (work for other, work in self.assigned_work.items() if other is not node)
+            unfinished = (file for work in others for file, tests in work.items() if not all(tests.values()))
+            want_ranks = not any(starts_ranks(config.rootpath / file) for file in unfinished)
+            for file in self.workqueue:
+                if starts_ranks(config.rootpath / file) == want_ranks:
+                    self.workqueue.move_to_end(file, last=False)
+                    break
+            super()._assign_work_unit(node)
 
     return WholeFiles(config, log)

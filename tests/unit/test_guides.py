@@ -28,6 +28,7 @@ SMALL = {
     "--checkpoint checkpoints/spot": "--checkpoint checkpoints/spot --epochs 50",  # long enough to be stopped
     "examples/elastic.py": "examples/elastic.py --steps 20",
     "alq-hvd bench codec": "alq-hvd bench codec --elements 100000 --repeats 2",
+    "alq-hvd doctor": "alq-hvd doctor --help",  # tests/unit/test_doctor.py tries everything, which takes half a minute
 }
 """What makes a command quick here; all of it is in the command's own help."""
 PLAIN = {
