@@ -11,7 +11,10 @@ from alq_hvd.codec.cuda_device import CudaDevice
 from alq_hvd.quantiser.config import Norm, QuantiserConfig
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 from tests.support import cuda_cases
+from tests.support.cases import each
 from tests.support.cuda_cases import KEY, gradient, levels_of, on_device
+
+pytestmark = pytest.mark.timeout(500)  # grids of a thousand cases
 
 
 @pytest.fixture(scope="module")
@@ -19,46 +22,46 @@ def codec() -> CudaCodec:
     return CudaCodec()
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-@pytest.mark.parametrize("bucket_size", [64, 512, 1024, 8192, 16_384, 40_960, 1, 7, 1000, 65_536])
-@pytest.mark.parametrize("elements", [0, 1, 8191, 8192, 8193, 300_007])
+@each("bits", range(1, 9))
+@each("norm", ["l2", "linf"])
+@each("bucket_size", [64, 512, 1024, 8192, 16_384, 40_960, 1, 7, 1000, 65_536])
+@each("elements", [0, 1, 8191, 8192, 8193, 300_007])
 def test_bytes_of_the_reference(codec: CudaCodec, bits: int, norm: Norm, bucket_size: int, elements: int) -> None:
     cuda_cases.check_bytes(codec, bits, norm, bucket_size, elements)
 
 
-@pytest.mark.parametrize("scale", [1e-37, 1e-20, 1e-11, 1.0, 1e29, 1e31])
+@each("scale", [1e-37, 1e-20, 1e-11, 1.0, 1e29, 1e31])
 def test_divisions_at_every_scale(codec: CudaCodec, scale: float) -> None:
     cuda_cases.check_divisions(codec, scale)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("bucket_size", [512, 1000])
+@each("dtype", ["float16", "bfloat16"])
+@each("bucket_size", [512, 1000])
 def test_16_bit_gradients_of_many_tensors(codec: CudaCodec, dtype: str, bucket_size: int) -> None:
     sizes = (70_001, 1000, 0, 33, 1)
     cuda_cases.check_16_bit_tensors(codec, getattr(backends.torch(), dtype), bucket_size, sizes)
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("bucket_size", [512, 1000, 8192])
-@pytest.mark.parametrize("elements", [1, 9003, 300_007])
+@each("bits", range(1, 9))
+@each("bucket_size", [512, 1000, 8192])
+@each("elements", [1, 9003, 300_007])
 def test_decode_sum_and_damage(codec: CudaCodec, bits: int, bucket_size: int, elements: int) -> None:
     cuda_cases.check_decode_sum(codec, bits, bucket_size, elements)
 
 
-@pytest.mark.parametrize("widths", [(4, 8), (3, 3), (2, 5)])
-@pytest.mark.parametrize("bucket_size", [512, 1000, 8192])
+@each("widths", [(4, 8), (3, 3), (2, 5)])
+@each("bucket_size", [512, 1000, 8192])
 def test_recode_is_decode_and_encode(codec: CudaCodec, widths: tuple[int, int], bucket_size: int) -> None:
     cuda_cases.check_recode(codec, widths, bucket_size, 100_003)
 
 
-@pytest.mark.parametrize("clip", [None, 1.5])
-@pytest.mark.parametrize("bucket_size", [512, 1000])
+@each("clip", [None, 1.5])
+@each("bucket_size", [512, 1000])
 def test_error_feedback(codec: CudaCodec, bucket_size: int, clip: float | None) -> None:
     cuda_cases.check_error_feedback(codec, bucket_size, clip, 70_001)
 
 
-@pytest.mark.parametrize("config", [QuantiserConfig(3, 512), QuantiserConfig(3, 1000, "linf", 2.5)])
+@each("config", [QuantiserConfig(3, 512), QuantiserConfig(3, 1000, "linf", 2.5)])
 def test_statistics(codec: CudaCodec, config: QuantiserConfig) -> None:
     cuda_cases.check_statistics(codec, config, 300_007)
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.cases import each
 from tests.support.launch import horovodrun
 
-pytestmark = [pytest.mark.multirank, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.multirank, pytest.mark.timeout(300)]
 WORLDS = [
     pytest.param((ranks, gloo), id=f"{'gloo' if gloo else 'mpi'}-{ranks}") for gloo in (False, True) for ranks in (2, 4)
 ]
@@ -20,7 +21,7 @@ Outcome = list[dict[str, Any]]
 def outcome(request: pytest.FixtureRequest) -> Outcome:
     """Run every scenario once in each world."""
     ranks, gloo = request.param
-    results, _ = horovodrun(ranks, "scenarios.py", gloo=gloo, timeout=220)
+    results, _ = horovodrun(ranks, "scenarios.py", gloo=gloo, timeout=280)
     return results
 
 
@@ -28,12 +29,12 @@ def weights(outcome: Outcome, scenario: str) -> np.ndarray:
     return np.array(outcome[0][scenario]["weights"])
 
 
-@pytest.mark.parametrize("scenario", ["alq", "shuffled", "unused", "unnamed", "none", "exact", "all_compressed"])
+@each("scenario", ["alq", "shuffled", "unused", "unnamed", "none", "exact", "all_compressed"])
 def test_weights_are_the_same_bit_for_bit_on_every_rank(outcome: Outcome, scenario: str) -> None:
     assert len({rank[scenario]["digest"] for rank in outcome}) == 1
 
 
-@pytest.mark.parametrize(
+@each(
     ("scenario", "stock"),
     [
         ("exact", "fp32"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support import emulated_device
+from tests.support.cases import each
 from tests.support.emulated_device import needs_compiler
 from tests.support.launch import horovodrun
 
@@ -21,8 +22,8 @@ def digests(request: pytest.FixtureRequest) -> list[dict[str, str]]:
     return results
 
 
-@pytest.mark.parametrize("exchange", ["allgather", "two_shot"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@each("exchange", ["allgather", "two_shot"])
+@each("dtype", ["float32", "bfloat16"])
 def test_weights_are_those_of_gradients_on_the_host(digests: list[dict[str, str]], exchange: str, dtype: str) -> None:
     found = {rank[f"{exchange}, {dtype}, {place}"] for rank in digests for place in PLACES}
     assert len(found) == 1

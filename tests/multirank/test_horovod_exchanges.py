@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.cases import each
 from tests.support.launch import horovodrun
 
-pytestmark = [pytest.mark.multirank, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.multirank, pytest.mark.timeout(300)]
 CASES = (
     "exact",
     "two_shot",
@@ -30,22 +31,22 @@ CASES = (
 
 @pytest.fixture(scope="module", params=[False, True], ids=["mpi", "gloo"])
 def outcome(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    results, _ = horovodrun(4, "exchanges.py", gloo=request.param, timeout=130)
+    results, _ = horovodrun(4, "exchanges.py", gloo=request.param, timeout=280)
     return results
 
 
-@pytest.mark.parametrize("case", CASES)
+@each("case", CASES)
 def test_weights_are_the_same_bit_for_bit_on_every_rank(outcome: list[dict[str, Any]], case: str) -> None:
     assert len({rank[case]["digest"] for rank in outcome}) == 1
 
 
-@pytest.mark.parametrize("case", ["exact", "exact_hierarchical"])
+@each("case", ["exact", "exact_hierarchical"])
 def test_buckets_of_one_coordinate_train_like_fp32(outcome: list[dict[str, Any]], case: str) -> None:
     exact, stock = (np.array(outcome[0][name]["weights"]) for name in (case, "fp32"))
     np.testing.assert_allclose(exact, stock, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("case", ["two_shot", "more_ranks_than_buckets", "hierarchical", "one_node"])
+@each("case", ["two_shot", "more_ranks_than_buckets", "hierarchical", "one_node"])
 def test_quantised_sums_stay_near_fp32_but_are_not_it(outcome: list[dict[str, Any]], case: str) -> None:
     quantised, stock = (np.array(outcome[0][name]["weights"]) for name in (case, "fp32"))
     assert 0 < np.abs(quantised - stock).max() < 0.2 * np.abs(stock).max()
@@ -72,7 +73,7 @@ def test_both_shots_adapt_on_real_ranks(outcome: list[dict[str, Any]]) -> None:
     assert all(rank["two_shot"]["metrics"]["later_shots"][0]["levels"] == sums["levels"] for rank in outcome)
 
 
-@pytest.mark.parametrize(("case", "more"), [("break_even", set()), ("break_even_on_nodes", {"hierarchical"})])
+@each(("case", "more"), [("break_even", set()), ("break_even_on_nodes", {"hierarchical"})])
 def test_auto_measures_decides_alike_on_every_rank_and_plain_means_exact(
     outcome: list[dict[str, Any]], case: str, more: set[str]
 ) -> None:
@@ -90,7 +91,7 @@ def test_horovods_timeline_shows_the_second_shot_of_one_group_before_the_first_s
     Each hook starts what earlier ones have made possible: who takes part is known one hook after the first, the sums
     of that group follow one hook later, and the first layer's gradient comes one hook after that.
     """
-    results, _ = horovodrun(2, "timeline.py", timeout=60)
+    results, _ = horovodrun(2, "timeline.py", timeout=140)
     text = results[0].rstrip().rstrip(",")
     events = json.loads(text if text.endswith("]") else text + "]")
     named = [event for event in events if event.get("name") == "process_name" and "name" in event["args"]]

@@ -10,13 +10,13 @@ import torch
 from tests.support.launch import horovodrun
 from tests.support.quantised_training import STEPS, batch, network, quantise
 
-pytestmark = [pytest.mark.multirank, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.multirank, pytest.mark.timeout(300)]
 CASES = ("laq", "optimizer", "fcgrad", "lstmfc")
 
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[dict[str, Any]]:
-    results, _ = horovodrun(2, "quantised_weights.py", timeout=150)
+    results, _ = horovodrun(2, "quantised_weights.py", timeout=250)
     return results
 
 

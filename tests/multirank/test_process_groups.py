@@ -8,12 +8,12 @@ import pytest
 
 from tests.support.launch import torchrun
 
-pytestmark = [pytest.mark.multirank, pytest.mark.timeout(110)]
+pytestmark = [pytest.mark.multirank, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
 def outcome() -> list[dict[str, Any]]:
-    results, _ = torchrun(4, "process_groups.py")
+    results, _ = torchrun(4, "process_groups.py", timeout=250)
     return results
 
 
@@ -72,4 +72,4 @@ def test_a_collective_that_a_rank_does_not_join_ends_in_time(outcome: list[dict[
     for rank, told in enumerate(outcome[1:], 1):
         for case in ("left alone", "without lanes"):
             assert told[case].startswith(f"CommunicationTimeout: rank {rank}: 'x"), (case, told[case])
-            assert "not complete after 1 s" in told[case]
+            assert "not complete after 5 s" in told[case]

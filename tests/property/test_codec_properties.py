@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -14,6 +13,7 @@ from alq_hvd.codec.reference import ReferenceCodec
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.record import RecordLayout, Stamp
+from tests.support.cases import each
 
 NATIVE, REFERENCE = NativeCodec(), ReferenceCodec()
 DRAWS = 4096
@@ -71,9 +71,9 @@ def bin_ends(normalised: np.ndarray, levels: Levels) -> tuple[np.ndarray, np.nda
     return table[lower], table[lower + 1]
 
 
-@pytest.mark.parametrize("codec", [REFERENCE, NATIVE], ids=["reference", "native"])
-@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
-@pytest.mark.parametrize("norm", ["l2", "linf"])
+@each("codec", [REFERENCE, NATIVE])
+@each("bits", [1, 2, 3, 4, 8])
+@each("norm", ["l2", "linf"])
 def test_unbiased_and_of_the_variance_of_the_closed_form(codec, bits: int, norm: str) -> None:  # type: ignore[no-untyped-def]
     """Spec section 2: E[Q(v)] = v and E(Q(v) - v)^2 = S^2 (l_{j+1} - r)(r - l_j), coordinate by coordinate.
 

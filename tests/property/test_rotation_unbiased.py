@@ -20,6 +20,7 @@ from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.methods import method
 from alq_hvd.quantiser.policies.lloyd_max import lloyd_max
 from alq_hvd.quantiser.record import RecordLayout, Stamp
+from tests.support.cases import each
 from tests.support.real_gradient import real_gradient
 
 NATIVE, REFERENCE = NativeCodec(), ReferenceCodec()
@@ -53,9 +54,9 @@ def draw(
     return codec.decode_sum([record], layout, levels, [stamp], 1.0).astype(np.float64)
 
 
-@pytest.mark.parametrize("name", INPUTS)
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-@pytest.mark.parametrize("bits", [1, 3])
+@each("name", INPUTS)
+@each("norm", ["l2", "linf"])
+@each("bits", [1, 3])
 def test_stochastic_rounding_of_rotated_coordinates_is_unbiased(name: str, norm: str, bits: int) -> None:
     """The mean of N draws is off by a Nth of the error of one, not more: the chance of 1.35 times that is tiny.
 
@@ -81,8 +82,8 @@ def test_rounding_is_unbiased_given_the_signs(signs: int) -> None:
     assert (np.abs(errors.mean(axis=0)) <= 6 * spread).all()
 
 
-@pytest.mark.parametrize("name", ["two-hot", "uneven two-hot", "constant", "huge", "tail"])
-@pytest.mark.parametrize("bits", [2, 3])
+@each("name", ["two-hot", "uneven two-hot", "constant", "huge", "tail"])
+@each("bits", [2, 3])
 def test_what_remains_of_the_bias_of_rounding_to_the_nearest_is_a_hundredth_of_its_error(name: str, bits: int) -> None:
     """With one round of signs the whole error of an uneven two-hot bucket would be bias (docs/decisions/0010)."""
     draws, values = 1000, INPUTS[name]
@@ -96,8 +97,8 @@ def test_what_remains_of_the_bias_of_rounding_to_the_nearest_is_a_hundredth_of_i
     assert error / draws / float(values @ values) <= {2: 0.14, 3: 0.038}[bits]
 
 
-@pytest.mark.parametrize("name", ["eden", "optimal"])
-@pytest.mark.parametrize("ranks", [4, 32])
+@each("name", ["eden", "optimal"])
+@each("ranks", [4, 32])
 def test_errors_fall_with_the_number_of_ranks_where_all_gradients_are_equal(name: str, ranks: int) -> None:
     values = real_gradient()[:8192].copy()
     chosen = method(name, bits=3, rotate=True)

@@ -54,6 +54,10 @@ def each(names: str | tuple[str, ...], values: Iterable[Any]) -> Callable[[Test]
     return decorate
 
 
+if not hasattr(pytest, "Subtests"):  # before pytest 9, which the machines of the GPU tests may have: a test a case
+    each = pytest.mark.parametrize  # type: ignore[assignment]
+
+
 def name_of(case: Case) -> str:
     """Return ``bits=3, norm='l2'``."""
     return ", ".join(f"{name}={short(value)}" for name, value in case.items())

@@ -31,7 +31,7 @@ def environment() -> dict[str, str]:
 
 
 def horovodrun(
-    ranks: int, program: str, *arguments: str, gloo: bool = False, timeout: float = 100, check: bool = True
+    ranks: int, program: str, *arguments: str, gloo: bool = False, timeout: float = 200, check: bool = True
 ) -> tuple[list[Any], str]:
     """Run ``programs/<program>`` on ``ranks`` ranks.
 
@@ -48,7 +48,7 @@ def horovodrun(
 
 
 def torchrun(
-    ranks: int, program: str, *arguments: str, timeout: float = 100, check: bool = True
+    ranks: int, program: str, *arguments: str, timeout: float = 200, check: bool = True
 ) -> tuple[list[Any], str]:
     """Run ``programs/<program>`` on ``ranks`` ranks of torch.distributed on this host; see ``horovodrun``."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]

@@ -57,14 +57,14 @@ def test_runs_are_named_by_method_bits_and_weights() -> None:
 
 
 def test_bad_options_are_named() -> None:
-    done = demo("--runs", "alq:", timeout=60)
+    done = demo("--runs", "alq:", timeout=200)
     assert done.returncode == 2
     assert "expected METHOD[:BITS[:rotate][:feedback]][:WEIGHTS], got 'alq:'" in done.stderr
 
 
 def test_the_minimal_program_learns(tmp_path: Path) -> None:
     heard: list[str] = []
-    run_on_ranks(2, [str(EXAMPLES / "minimal.py")], tmp_path / "log.txt", timeout=120, say=heard.append)
+    run_on_ranks(2, [str(EXAMPLES / "minimal.py")], tmp_path / "log.txt", timeout=250, say=heard.append)
     losses = [float(line.split("loss ")[1].split(",")[0]) for line in heard if line.startswith("step")]
     assert len(losses) == 10
     assert losses[-1] < 0.6 * losses[0]

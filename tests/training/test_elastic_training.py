@@ -22,9 +22,9 @@ ELASTIC = Path(__file__).parents[2] / "examples" / "elastic.py"
 STEPS, COMMIT_EVERY = 300, 5
 OPTIONS = f"--steps {STEPS} --commit-every {COMMIT_EVERY} --batch-size 48 --adapt-at 0 10 150 250 --pause 0.04"
 """Long enough to change the world in the middle, and levels that change before, between and after."""
-LIMIT = 200.0
+LIMIT = 300.0
 
-pytestmark = [pytest.mark.multirank, pytest.mark.training, pytest.mark.timeout(260)]
+pytestmark = [pytest.mark.multirank, pytest.mark.training, pytest.mark.timeout(400)]
 
 
 class Run:

@@ -11,7 +11,7 @@ import pytest
 from alq_hvd.checkpoint import PREEMPTED_STATUS
 from tests.training.test_going_on import OPTIONS, Run
 
-pytestmark = [pytest.mark.multirank, pytest.mark.training, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.multirank, pytest.mark.training, pytest.mark.timeout(600)]
 
 
 def test_ranks_agree_bit_for_bit_and_a_cut_run_ends_like_an_uncut_one(tmp_path: Path) -> None:

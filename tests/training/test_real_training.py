@@ -57,7 +57,7 @@ def test_exact_methods_give_the_same_training_bit_for_bit(tmp_path: Path) -> Non
 
 def test_one_process_alone_trains_without_horovodrun(tmp_path: Path) -> None:
     command = [sys.executable, str(TRAIN_IMAGES), "--output", str(tmp_path), "--train-images", "256", "--epochs", "1"]
-    done = subprocess.run([*command, "--test-images", "100"], timeout=120, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "--test-images", "100"], timeout=250, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stdout
     result = json.loads((tmp_path / "result.json").read_text())

@@ -20,6 +20,7 @@ from alq_hvd.checkpoint.plain import pack, unpack
 from alq_hvd.checkpoint.store import CheckpointStore
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.errors import CheckpointError, StateError
+from tests.support.cases import each
 
 
 class Counter:
@@ -231,7 +232,7 @@ def test_what_torch_reads_back_safely_is_saved() -> None:
         assert str(unpack(pack(tensor, name), name)) == str(tensor), name
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW, torch.optim.LBFGS, torch.optim.Adafactor])
+@each("optimizer", [torch.optim.SGD, torch.optim.AdamW, torch.optim.LBFGS, torch.optim.Adafactor])
 def test_states_of_stock_schedules_and_optimizers_are_saved(optimizer: Any) -> None:
     stock = torch.optim.lr_scheduler
     parameters = [torch.nn.Parameter(torch.ones(2, 2))]

@@ -14,6 +14,7 @@ from alq_hvd.errors import UnsupportedTensor
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.record import RecordLayout, Stamp
+from tests.support.cases import each
 
 REFERENCE = CODECS["reference"]
 LENGTHS = (0, 1, 31, 33, 511, 512, 513, 1023, 1025, 4096, 5000)
@@ -27,8 +28,8 @@ def gradient(elements: int, bucket_size: int, seed: int) -> np.ndarray:
     return values
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-@pytest.mark.parametrize("clip", [None, 2.5])
+@each("norm", ["l2", "linf"])
+@each("clip", [None, 2.5])
 def test_native_gives_the_bytes_of_the_reference(norm: str, clip: float | None) -> None:
     for bits, (seed, elements) in itertools.product(range(1, 9), enumerate(LENGTHS)):
         bucket_size = (1, 7, 64, 100, 512, 8192)[seed % 6]
@@ -85,7 +86,7 @@ def test_sums_are_equal_to_the_bit() -> None:
             assert np.array_equal(expected, native.decode_sum(records, layout, levels, stamps, 1 / 3)), (name, bits)
 
 
-@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+@each("codec", CODECS.values())
 def test_records_are_added_in_the_order_given(codec) -> None:  # type: ignore[no-untyped-def]
     """Float32 sums depend on the order: 1e8 + 1 - 1e8 is 0, 1e8 - 1e8 + 1 is 1."""
     levels, config = uneven_levels(2), QuantiserConfig(1, 1, "linf")
@@ -95,15 +96,15 @@ def test_records_are_added_in_the_order_given(codec) -> None:  # type: ignore[no
         assert codec.decode_sum(order, layout, levels, [stamp] * 3, 1.0).tolist() == [total]
 
 
-@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+@each("codec", CODECS.values())
 def test_no_records_sum_to_zero(codec) -> None:  # type: ignore[no-untyped-def]
     levels = uneven_levels(4)
     assert codec.decode_sum([], RecordLayout(40, QuantiserConfig(2)), levels, [], 1.0).tolist() == [0.0] * 40
 
 
-@pytest.mark.parametrize("native", NATIVE.values(), ids=NATIVE)
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-@pytest.mark.parametrize("clip", [None, 2.5])
+@each("native", NATIVE.values())
+@each("norm", ["l2", "linf"])
+@each("clip", [None, 2.5])
 def test_statistics_agree_with_the_reference(native: NativeCodec, norm: str, clip: float | None) -> None:
     """Counts exactly; float64 sums up to their rounding, because their order is free."""
     values, config = gradient(20_011, 512, 0), QuantiserConfig(3, 512, norm, clip)
@@ -141,7 +142,7 @@ def test_divisions_at_every_scale() -> None:
             assert np.array_equal(expected, encode(native, values, config, table)), (name, scale, table)
 
 
-@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+@each("codec", CODECS.values())
 def test_the_sum_is_written_where_it_is_wanted(codec) -> None:  # type: ignore[no-untyped-def]
     values, levels, config = heavy_tailed(3000), uneven_levels(8), QuantiserConfig(3, 512)
     layout, stamps = RecordLayout(3000, config), [stamp_for(levels)]

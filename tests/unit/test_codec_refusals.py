@@ -12,14 +12,15 @@ from alq_hvd.errors import AlqError, ConfigurationError, UnsupportedTensor, Wire
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.record import RecordLayout, checksum, seal
+from tests.support.cases import each
 
 CONFIG, LEVELS = QuantiserConfig(3, 512), uniform_levels(3)
 LAYOUT, STAMP = RecordLayout(3000, CONFIG), stamp_for(LEVELS)
-every_codec = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+every_codec = each("codec", CODECS.values())
 
 
 @every_codec
-@pytest.mark.parametrize(
+@each(
     ("values", "got"),
     [
         (np.zeros(3000), "float64[3000]"),
@@ -37,7 +38,7 @@ def test_values_must_be_what_the_layout_says(codec: Codec, values: np.ndarray, g
 
 
 @every_codec
-@pytest.mark.parametrize("values", [np.zeros(8), np.zeros((2, 4), np.float32), np.zeros(16, np.float32)[::2]])
+@each("values", [np.zeros(8), np.zeros((2, 4), np.float32), np.zeros(16, np.float32)[::2]])
 def test_statistics_want_float32(codec: Codec, values: np.ndarray) -> None:
     with pytest.raises(UnsupportedTensor, match=r"expected contiguous float32\[n\]"):
         codec.statistics(values, CONFIG, 2)
@@ -70,7 +71,7 @@ def test_records_of_another_table_or_damaged_ones_are_refused(codec: Codec) -> N
 
 
 @every_codec
-@pytest.mark.parametrize("bits", range(1, 9))
+@each("bits", range(1, 9))
 def test_codes_beyond_the_table_decode_to_finite_numbers(codec: Codec, bits: int) -> None:
     """A sealed record of random codes under a table that leaves codes unused: every value is norm times some level."""
     generator = np.random.default_rng(bits)

@@ -30,10 +30,11 @@ from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
 from alq_hvd.quantiser.policies.lloyd_max import lloyd_max
 from alq_hvd.quantiser.record import HEADER, RecordLayout, Stamp, seal
+from tests.support.cases import each
 
 REFERENCE = CODECS["reference"]
-every_codec = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
-kinds = pytest.mark.parametrize("kind", ["l2", "linf", "nearest"])
+every_codec = each("codec", CODECS.values())
+kinds = each("kind", ["l2", "linf", "nearest"])
 
 
 def config_of(kind: str, bits: int, bucket_size: int, clip: float | None = None) -> QuantiserConfig:
@@ -54,7 +55,7 @@ def gradient(elements: int, bucket_size: int, seed: int) -> np.ndarray:
 
 
 @kinds
-@pytest.mark.parametrize("clip", [None, 2.5])
+@each("clip", [None, 2.5])
 def test_native_gives_the_bytes_of_the_reference(kind: str, clip: float | None) -> None:
     lengths = (0, 1, 31, 33, 511, 512, 513, 1023, 1025, 4096, 5000, 20_000)
     for bits, (seed, elements) in itertools.product(range(1, 9), enumerate(lengths)):
@@ -213,10 +214,9 @@ def test_a_chunk_has_the_codes_of_the_whole(codec: Codec) -> None:
 
 
 @every_codec
-@pytest.mark.parametrize(
+@each(
     "other",
     [{}, {"rotate": True, "rounding": "nearest"}, {"rotate": True, "clip": 2.5}],
-    ids=["not rotated", "nearest", "clipped"],
 )
 def test_records_rotated_otherwise_are_refused(codec: Codec, other: dict[str, Any]) -> None:
     levels = lloyd_max(3)
@@ -253,7 +253,7 @@ def test_a_decoder_adds_first_and_rotates_back_once_where_signs_are_shared() -> 
     assert np.array_equal(REFERENCE.decode_sum(records, layout, levels, stamps, 1.0), expected)
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "message"),
     [
         ({"rotate": 1}, "rotate: expected True or False, got 1"),

@@ -15,14 +15,15 @@ from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.exchange.ledger import ring_bytes
 from alq_hvd.frontends.horovod.probe import PROBE_BYTES
 from alq_hvd.quantiser.record import RecordLayout
+from tests.support.cases import each
 from tests.support.small_model import SHAPES, backward, compressor, exact, model, named_gradients
 from tests.support.stand_in import average, reduce_gradients, total
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
-@pytest.mark.parametrize("reduce", [average, total])
-@pytest.mark.parametrize("method", ["alq", "qsgdinf"])
-@pytest.mark.parametrize("names", [True, False])
+@each("size", [2, 3, 4])
+@each("reduce", [average, total])
+@each("method", ["alq", "qsgdinf"])
+@each("names", [True, False])
 def test_bucket_size_one_equals_fp32(size: int, reduce: Any, method: str, names: bool) -> None:
     def program(ranks: LoopbackCommunicator) -> None:
         parameters = model()
@@ -36,7 +37,7 @@ def test_bucket_size_one_equals_fp32(size: int, reduce: Any, method: str, names:
     LoopbackWorld(size).run(program)
 
 
-@pytest.mark.parametrize("method", ["alq", "alq_n", "qsgd", "qsgdinf", "nuqsgd", "terngrad", "none"])
+@each("method", ["alq", "alq_n", "qsgd", "qsgdinf", "nuqsgd", "terngrad", "none"])
 def test_every_rank_gets_the_same_bits_in_any_hook_order(method: str) -> None:
     def program(ranks: LoopbackCommunicator) -> list[bytes]:
         parameters = model()
@@ -56,9 +57,9 @@ def test_every_rank_gets_the_same_bits_in_any_hook_order(method: str) -> None:
     assert all(other == first for other in others)
 
 
-@pytest.mark.parametrize("method", ["alq", "alqg_n", "amq", "optimal", "qsgd", "qsgdinf", "nuqsgd", "terngrad", "eden"])
-@pytest.mark.parametrize("exchange", ["allgather", "two_shot"])
-@pytest.mark.parametrize("codec", ["native", "reference"])
+@each("method", ["alq", "alqg_n", "amq", "optimal", "qsgd", "qsgdinf", "nuqsgd", "terngrad", "eden"])
+@each("exchange", ["allgather", "two_shot"])
+@each("codec", ["native", "reference"])
 def test_rotated_methods_work_in_every_exchange(method: str, exchange: str, codec: str) -> None:
     """Every rank the same bits, near the exact mean, and a poisoned bucket that stays one bucket."""
     size = 3

@@ -16,6 +16,7 @@ from alq_hvd.codec.device_arrays import DeviceArrays, Parts
 from alq_hvd.errors import WireFormatError
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.record import RecordLayout, Stamp
+from tests.support.cases import each
 from tests.support.cuda_cases import KEY, levels_of
 from tests.support.emulated_device import EmulatedDevice, needs_compiler
 
@@ -36,9 +37,7 @@ def parts_of(values: np.ndarray, dtype: torch.dtype = torch.float32) -> Parts:
     return Parts(tuple(part.to(dtype) for part in torch.from_numpy(values.copy()).split(cuts)))
 
 
-@pytest.mark.parametrize(
-    ("start", "stop"), [(0, 90), (0, 0), (10, 20), (29, 31), (30, 90), (89, 90), (90, 90), (5, 999)]
-)
+@each(("start", "stop"), [(0, 90), (0, 0), (10, 20), (29, 31), (30, 90), (89, 90), (90, 90), (5, 999)])
 def test_parts_are_cut_as_one_array_would_be_and_share_memory(start: int, stop: int) -> None:
     values = numbers(90)
     parts = parts_of(values)
@@ -97,7 +96,7 @@ def test_squares_are_those_of_the_host_and_none_of_what_is_not_finite(arrays: De
     assert arrays.error(torch.from_numpy(decoded), parts_of(values)) is None is HOST.error(decoded, values)
 
 
-@pytest.mark.parametrize("lengths", [[512], [512, 0, 1024], [0], [0, 0]])
+@each("lengths", [[512], [512, 0, 1024], [0], [0, 0]])
 def test_records_go_to_the_host_and_back(lengths: list[int]) -> None:
     arrays = CudaCodec(EmulatedDevice(polls=2)).arrays
     records = [torch.full((length,), 7 + index, dtype=torch.uint8) for index, length in enumerate(lengths)]

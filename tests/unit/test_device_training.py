@@ -23,6 +23,7 @@ from alq_hvd.engine.layout import FusionLayout, Gradient
 from alq_hvd.engine.options import Options
 from alq_hvd.errors import ConfigurationError, ConfigurationMismatch, UnsupportedTensor, WireFormatError
 from alq_hvd.frontends.horovod.transport import HorovodTransport
+from tests.support.cases import each
 from tests.support.device_training import compressor, gradients_of, network, train, weights
 from tests.support.emulated_device import EmulatedDevice, EmulatedDevices, needs_compiler
 from tests.support.exchanging import Watched
@@ -74,31 +75,31 @@ def test_weights_are_the_same_where_sums_are_dithered() -> None:
     assert run(3, on_host, dither=True, **options) != run(3, on_host, dither=False, **options)
 
 
-@pytest.mark.parametrize("exchange", ["allgather", "two_shot"])
-@pytest.mark.parametrize("feedback", [True, False])
+@each("exchange", ["allgather", "two_shot"])
+@each("feedback", [True, False])
 def test_weights_are_the_same_where_ranks_round_together(exchange: str, feedback: bool) -> None:
     options: dict[str, Any] = {"exchange": exchange, "dtype": torch.bfloat16, "error_feedback": feedback, "bits": 4}
     assert run(3, on_device, correlated=True, **options) == run(3, on_host, correlated=True, **options)
     assert run(3, on_host, correlated=True, **options) != run(3, on_host, correlated=False, **options)
 
 
-@pytest.mark.parametrize("exchange", ["allgather", "two_shot"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("names", [True, False])
+@each("exchange", ["allgather", "two_shot"])
+@each("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@each("names", [True, False])
 def test_weights_are_those_of_the_native_codec(exchange: str, dtype: torch.dtype, names: bool) -> None:
     options: dict[str, Any] = {"exchange": exchange, "dtype": dtype, "names": names}
     assert run(3, on_device, **options) == run(3, on_host, **options)
 
 
-@pytest.mark.parametrize("rotated", [{"method": "optimal", "rotate": True, "schedule": [1]}, {"method": "eden"}])
-@pytest.mark.parametrize("exchange", ["allgather", "two_shot"])
+@each("rotated", [{"method": "optimal", "rotate": True, "schedule": [1]}, {"method": "eden"}])
+@each("exchange", ["allgather", "two_shot"])
 def test_weights_are_the_same_where_buckets_are_rotated(exchange: str, rotated: dict[str, Any]) -> None:
     options = {"exchange": exchange, "dtype": torch.bfloat16, **rotated}
     assert run(3, on_device, **options) == run(3, on_host, **options)
 
 
-@pytest.mark.parametrize("exchange", ["allgather", "two_shot", "hierarchical"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@each("exchange", ["allgather", "two_shot", "hierarchical"])
+@each("dtype", [torch.float32, torch.bfloat16])
 def test_error_feedback_on_the_device_is_that_of_the_host(exchange: str, dtype: torch.dtype) -> None:
     """Levels are fitted once, to gradients with their residuals; where nobody looks, the device adds them unseen."""
     options: dict[str, Any] = {"exchange": exchange, "dtype": dtype, "error_feedback": True, "schedule": [1]}
@@ -265,8 +266,8 @@ def test_a_sum_made_of_damaged_records_is_not_sent_on() -> None:
     assert "alq_hvd.group1.shot1" not in names
 
 
-@pytest.mark.parametrize("exchange", ["allgather", "two_shot", "hierarchical"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@each("exchange", ["allgather", "two_shot", "hierarchical"])
+@each("dtype", [torch.float32, torch.bfloat16])
 def test_records_handed_over_where_they_lie_give_the_same_weights(exchange: str, dtype: torch.dtype) -> None:
     options: dict[str, Any] = {"exchange": exchange, "dtype": dtype, "schedule": [1]}
     places = {"place": grid(2, 2)} if exchange == "hierarchical" else {}

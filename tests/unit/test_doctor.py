@@ -133,7 +133,7 @@ def test_missing_numpy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{checks.CHECKOUT}")
     by_name = {check.name: check for check in checks.checks()}
     for name in ("numpy", "codec reference", "codec native"):
-        finding = doctor.try_out(by_name[name], timeout=30)
+        finding = doctor.try_out(by_name[name], timeout=100)
         assert not finding.works
         assert finding.detail == "ModuleNotFoundError: No module named 'numpy'"
     assert "pip install 'numpy" in by_name["numpy"].remedy

@@ -16,6 +16,7 @@ from alq_hvd.errors import AlqError, CallOrderError, ConfigurationMismatch
 from alq_hvd.exchange.kinds import choose
 from alq_hvd.frontends.horovod import elastic
 from alq_hvd.frontends.horovod.elastic import CompressionHandler
+from tests.support.cases import each
 from tests.support.exchanging import Watched
 from tests.support.small_model import SHAPES, backward, compressor, exact, model, named_gradients
 from tests.support.stand_in import reduce_gradients
@@ -98,8 +99,8 @@ def restarted(state: dict[str, Any], size: int, steps: range, **options: Any) ->
     return LoopbackWorld(size).run(program)[0]
 
 
-@pytest.mark.parametrize("named", [True, False])
-@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2), (2, 2), (4, 1), (1, 2)])
+@each("named", [True, False])
+@each(("before", "after"), [(2, 3), (3, 2), (2, 2), (4, 1), (1, 2)])
 def test_a_new_world_goes_on_like_one_that_has_loaded_the_state(before: int, after: int, named: bool) -> None:
     old = first_world(before, named=named)
     state = old[0].compression.state_dict()
@@ -123,8 +124,8 @@ def test_a_world_of_one_reduces_exactly_and_gives_its_step_to_the_next() -> None
     assert [process.compression.metrics()["step"] for process in pair] == [6, 6]
 
 
-@pytest.mark.parametrize("named", [True, False])
-@pytest.mark.parametrize("handed_over", [1, len(SHAPES)])
+@each("named", [True, False])
+@each("handed_over", [1, len(SHAPES)])
 def test_a_step_that_a_rank_did_not_survive_is_forgotten_and_done_again(handed_over: int, named: bool) -> None:
     """Step 3 fits levels, and rank 2 dies in it: after some gradients, or after all and before any result."""
     old = first_world(3, steps=3, named=named)

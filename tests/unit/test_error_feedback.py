@@ -22,6 +22,7 @@ from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.errors import ConfigurationMismatch, StateError, UnsupportedTensor
 from alq_hvd.quantiser.record import RecordLayout, Stamp
+from tests.support.cases import each
 from tests.support.exchanging import gradient
 from tests.support.grid import grid
 from tests.support.stand_in import reduce_gradients
@@ -38,7 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_a_record_is_of_values_and_residual_and_what_it_lacks_is_kept(kind: str) -> None:
     """Elements enough for several strips and threads; a bucket with NaN keeps nothing, one that is clipped all."""
     for bucket_size in (33, 1000, 1024, 8192):
@@ -95,10 +96,8 @@ def owed(of: Aggregator) -> np.ndarray:
     return total
 
 
-@pytest.mark.parametrize("options", [{}, {"method": "eden"}, {"clip": 1.5}], ids=["stochastic", "nearest", "clipped"])
-@pytest.mark.parametrize(
-    ("exchange", "grid_of"), [("allgather", (1, 3)), ("two_shot", (1, 3)), ("hierarchical", (3, 2))]
-)
+@each("options", [{}, {"method": "eden"}, {"clip": 1.5}])
+@each(("exchange", "grid_of"), [("allgather", (1, 3)), ("two_shot", (1, 3)), ("hierarchical", (3, 2))])
 def test_nothing_is_lost_for_good(exchange: str, grid_of: tuple[int, int], options: dict[str, Any]) -> None:
     """All that was given in is what came out and what is still kept, on all ranks and in both shots together."""
     nodes, per_node = grid_of

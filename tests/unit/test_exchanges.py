@@ -10,13 +10,14 @@ from alq_hvd.exchange.allgather import allgather
 from alq_hvd.exchange.base import ExchangeFunction
 from alq_hvd.exchange.chunks import deal
 from alq_hvd.exchange.two_shot import two_shot
+from tests.support.cases import each
 from tests.support.exchanging import exchange, gradient
 
 FUNCTIONS = {"allgather": allgather, "two_shot": two_shot}
-exchanges = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+exchanges = each("function", FUNCTIONS.values())
 
 
-@pytest.mark.parametrize(("elements", "unit", "ranks"), [(1000, 64, 4), (64, 64, 3), (65, 64, 3), (0, 8, 2), (7, 1, 5)])
+@each(("elements", "unit", "ranks"), [(1000, 64, 4), (64, 64, 3), (65, 64, 3), (0, 8, 2), (7, 1, 5)])
 def test_chunks_are_whole_buckets_that_follow_each_other_and_differ_by_one_at_most(
     elements: int, unit: int, ranks: int
 ) -> None:
@@ -29,7 +30,7 @@ def test_chunks_are_whole_buckets_that_follow_each_other_and_differ_by_one_at_mo
 
 
 @exchanges
-@pytest.mark.parametrize("size", [2, 3, 5])
+@each("size", [2, 3, 5])
 def test_buckets_of_one_coordinate_give_the_exact_sum(function: ExchangeFunction, size: int) -> None:
     gradients = [gradient(rank, 997) for rank in range(size)]
     for outcome in exchange(function, gradients, bits=(3, 3), bucket_size=1):
@@ -37,7 +38,7 @@ def test_buckets_of_one_coordinate_give_the_exact_sum(function: ExchangeFunction
 
 
 @exchanges
-@pytest.mark.parametrize("elements", [0, 1, 63, 64, 65, 200, 1000])
+@each("elements", [0, 1, 63, 64, 65, 200, 1000])
 def test_every_rank_gets_the_same_bits_even_with_fewer_buckets_than_ranks(
     function: ExchangeFunction, elements: int
 ) -> None:
@@ -92,8 +93,8 @@ def test_nan_on_one_rank_poisons_its_bucket_everywhere_and_nothing_else(function
         assert np.flatnonzero(np.isnan(outcome.result)).tolist() == list(range(192, 256))
 
 
-@pytest.mark.parametrize("size", [2, 4, 8])
-@pytest.mark.parametrize("bits", [(4, 4), (3, 3), (4, 8)])
+@each("size", [2, 4, 8])
+@each("bits", [(4, 4), (3, 3), (4, 8)])
 def test_bytes_sent_are_those_of_the_plan_but_for_headers_and_padding(size: int, bits: tuple[int, int]) -> None:
     elements, bucket_size = 2**18, 512
     gradients = [gradient(rank, elements) for rank in range(size)]

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import pytest
 from codec_cases import CODECS
+
+from tests.support.cases import each
 
 
 def load_maker() -> ModuleType:
@@ -25,8 +26,8 @@ MAKER = load_maker()
 CASES = {path.stem: (path, *rest) for path, *rest in MAKER.cases()}
 
 
-@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@each("codec", CODECS.values())
+@each("case", CASES.values())
 def test_golden_record(codec, case) -> None:  # type: ignore[no-untyped-def]
     path, layout, levels, stamp = case
     golden = np.frombuffer(path.read_bytes(), np.uint8)

@@ -13,6 +13,7 @@ from alq_hvd.codec.cuda_codec import CudaCodec
 from alq_hvd.codec.device_arrays import Parts
 from alq_hvd.engine.groups import DeviceGroup, FusionGroup, HostGroup
 from alq_hvd.engine.layout import FusionLayout, Gradient, Slot
+from tests.support.cases import each
 from tests.support.emulated_device import EmulatedDevice
 
 SIZES = (6, 1, 0, 8)
@@ -45,8 +46,8 @@ def overwrite(values: Any, sums: torch.Tensor) -> None:
         part.copy_(wanted)
 
 
-@pytest.mark.parametrize("kind", ["host", "device"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@each("kind", ["host", "device"])
+@each("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_sums_are_written_over_the_gradients_in_their_dtype(kind: str, dtype: torch.dtype) -> None:
     group, given = group_of(kind), gradients(dtype)
     for _ in range(2):  # a group is used again in the next step

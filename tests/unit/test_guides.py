@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from alq_hvd import cli, errors
+from tests.support.cases import each
 from tests.support.guide_commands import KINDS, PAGES, ROOT, Block, blocks
 from tests.support.launch import environment
 
@@ -80,12 +81,12 @@ def test_commands_of_every_kind_are_found() -> None:
     assert {"horovodrun", "launch/mpirun.sh", "launch/local.sh", "alq-hvd", "python", "srun", "sbatch", "make"} <= seen
 
 
-@pytest.mark.parametrize("block", ALL, ids=str)
+@each("block", ALL)
 def test_the_shell_can_read_it(block: Block) -> None:
-    subprocess.run(["bash", "-n", "-c", block.text], check=True, timeout=20)
+    subprocess.run(["bash", "-n", "-c", block.text], check=True, timeout=100)
 
 
-@pytest.mark.parametrize("block", ALL, ids=str)
+@each("block", ALL)
 def test_every_word_means_something(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     for words in block.commands:
         program = words[0].removeprefix(".venv/bin/")
@@ -128,7 +129,7 @@ def check_options(words: list[str]) -> None:
 
 def check_make(words: list[str]) -> None:
     """Ask make what it would do."""
-    subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, timeout=20, capture_output=True)
+    subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, timeout=100, capture_output=True)
 
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {

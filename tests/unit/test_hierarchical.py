@@ -16,6 +16,7 @@ from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.exchange import traffic
+from tests.support.cases import each
 from tests.support.exchanging import aggregate, gradient
 from tests.support.grid import grid
 
@@ -48,14 +49,14 @@ def exact_mean(ranks: int, elements: int, step: int = 0) -> np.ndarray:
 GRIDS = [(2, 2), (3, 2), (2, 4), (1, 3), (4, 1)]
 
 
-@pytest.mark.parametrize(("nodes", "per_node"), GRIDS)
+@each(("nodes", "per_node"), GRIDS)
 def test_buckets_of_one_coordinate_give_the_exact_mean(nodes: int, per_node: int) -> None:
     for outcome in run(nodes, per_node, 997, bits=3, bucket_size=1):
         np.testing.assert_allclose(outcome.mean, exact_mean(nodes * per_node, 997), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("nodes", "per_node"), GRIDS)
-@pytest.mark.parametrize("elements", [1, 64, 1000])
+@each(("nodes", "per_node"), GRIDS)
+@each("elements", [1, 64, 1000])
 def test_every_rank_gets_the_same_bits(nodes: int, per_node: int, elements: int) -> None:
     first, *others = run(nodes, per_node, elements, bits=3, bucket_size=64, method="alq", steps=3, schedule=[0, 1])
     assert all(other.mean.tobytes() == first.mean.tobytes() for other in others)

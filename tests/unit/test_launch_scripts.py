@@ -31,7 +31,7 @@ def programs(tmp_path: Path) -> Path:
 def call(programs: Path, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": f"{programs}:/usr/bin:/bin", "PYTHON": str(programs / "python"), **variables}
     command = ["bash", str(LAUNCH / script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment, check=False)
 
 
 def test_local_starts_one_rank_a_core(programs: Path) -> None:
@@ -106,7 +106,7 @@ def test_what_is_wrong_is_said_and_nothing_started(
 def test_two_real_ranks(script: str) -> None:
     done = subprocess.run(
         ["bash", str(LAUNCH / script), "-np", "2", PROGRAM],
-        capture_output=True, text=True, timeout=110, check=False, env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True, text=True, timeout=250, check=False, env={**os.environ, "PYTHON": sys.executable},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "step 200: loss" in done.stdout

@@ -33,8 +33,8 @@ def answer(capsys: Capture, *arguments: object) -> dict[str, Any]:
     return printed
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
-@pytest.mark.parametrize("norm", ["l2", "linf"])
+@each("bits", [2, 3, 4])
+@each("norm", ["l2", "linf"])
 def test_the_variance_is_exact_over_all_coordinates_the_short_last_bucket_included(
     dump: Path, capsys: Capture, bits: int, norm: str
 ) -> None:
@@ -194,7 +194,7 @@ def saved(path: Path, array: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
+@each(
     ("make", "message"),
     [
         (lambda p: p, "no such file"),
@@ -226,7 +226,7 @@ def test_an_archive_is_not_an_array(tmp_path: Path, capsys: Capture) -> None:
     assert "expected one array, got an .npz archive" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "message"),
     [
         (["--bits", "9"], "optimal is defined at 1 to 8 bits, got 9"),

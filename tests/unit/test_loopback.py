@@ -9,13 +9,14 @@ from alq_hvd.communicator import base
 from alq_hvd.communicator.base import allgather_bytes, as_payload, gather_bytes, scatter_bytes
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.errors import AlqError, CommunicationTimeout
+from tests.support.cases import each
 
 
 def mine(rank: int, length: int = 3) -> np.ndarray:
     return np.full(length, rank, dtype=np.uint8)
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 16])
+@each("size", [1, 2, 5, 16])
 def test_collectives_deliver_in_rank_order(size: int) -> None:
     def program(ranks: LoopbackCommunicator) -> None:
         gathered = ranks.allgather(mine(ranks.rank), "a").wait()

@@ -10,13 +10,14 @@ import pytest
 
 from alq_hvd.checkpoint import PreemptionGuard
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
+from tests.support.cases import each
 from tests.support.exchanging import Watched
 
 BOUNDARIES = 10
 
 
-@pytest.mark.parametrize("raised_at", range(BOUNDARIES))
-@pytest.mark.parametrize("size", [2, 3])
+@each("raised_at", range(BOUNDARIES))
+@each("size", [2, 3])
 def test_all_ranks_stop_after_the_same_step_soon_after_one_was_asked(size: int, raised_at: int) -> None:
     def program(ranks: LoopbackCommunicator) -> int | None:
         # Handlers belong to the main thread; here ranks are threads, so the flag is raised by hand.

@@ -9,6 +9,7 @@ import pytest
 
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.errors import AlqError, CallOrderError, ConfigurationError, ConfigurationMismatch
+from tests.support.cases import each
 from tests.support.small_model import SHAPES, backward, compressor, exact, model, named_gradients
 from tests.support.stand_in import reduce_gradients
 
@@ -36,9 +37,7 @@ def test_steps_before_start_at_are_exact_and_count_and_their_fit_is_done_in_the_
         assert [fit["step"] for fit in metrics["adaptations"]] == [3]
 
 
-@pytest.mark.parametrize(
-    "change", [{"bits": 8}, {"exchange": "two_shot"}, {"method": "eden"}, {"fusion_elements": 100}]
-)
+@each("change", [{"bits": 8}, {"exchange": "two_shot"}, {"method": "eden"}, {"fusion_elements": 100}])
 def test_other_options_hold_from_the_next_step_on(change: dict[str, Any]) -> None:
     def program(ranks: LoopbackCommunicator) -> tuple[list[float], dict[str, Any], int, dict[str, Any]]:
         parameters = model()

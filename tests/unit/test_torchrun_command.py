@@ -72,7 +72,7 @@ def test_ranks_end_it_with_the_status_that_brings_a_job_back_into_the_queue(tmp_
     for arguments, status in (("signal", PREEMPTED_STATUS), ("75 75", PREEMPTED_STATUS), ("3 75", 1)):
         command = ["bash", str(ROOT / "launch/torchrun.sh"), "-np", "2", str(program), *arguments.split()]
         variables = {**environment(), "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=variables, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=variables, check=False)
         assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
 
 
@@ -84,6 +84,6 @@ def test_the_script_refuses_what_it_can_not_start() -> None:
         ("nowhere.py", "expected a Python program, got nowhere.py: no such file"),
     ):
         command = ["bash", str(ROOT / "launch/torchrun.sh"), *arguments.split()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
         assert done.returncode == 2, arguments
         assert re.search(message, done.stderr), done.stderr

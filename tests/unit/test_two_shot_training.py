@@ -17,6 +17,7 @@ from alq_hvd.engine.aggregator import Aggregator
 from alq_hvd.engine.options import Options
 from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.errors import ConfigurationError, ConfigurationMismatch, LevelsMismatch
+from tests.support.cases import each
 from tests.support.exchanging import Watched, aggregate, gradient
 from tests.support.stand_in import reduce_gradients
 
@@ -189,7 +190,7 @@ def test_ranks_that_hold_other_levels_for_sums_are_stopped(before_the_first_step
     LoopbackWorld(2).run(program)
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "message"),
     [
         ({"exchange": "ring"}, "exchange: expected one of auto, allgather, two_shot, hierarchical, got 'ring'"),
@@ -203,7 +204,7 @@ def test_an_impossible_exchange_says_what_is_valid(options: dict[str, Any], mess
         alq_hvd.Compression.alq(**options)
 
 
-@pytest.mark.parametrize(
+@each(
     ("ranks", "bits", "chosen"),
     [(2, 4, "allgather"), (4, 4, "allgather"), (5, 4, "two_shot"), (32, 3, "two_shot"), (5, (4, 8), "allgather"),
      (6, (4, 8), "two_shot")],

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))  # the program's own folder s
 import alq_hvd
 from alq_hvd.errors import AlqError
 from tests.support.forked import fork
+from tests.support.leaving import leave_together
 
 RANKS, STEPS = 4, 4
 
@@ -185,7 +186,6 @@ def sparse() -> None:
 def only_some_have_the_hook(rank: int) -> None:
     wrapped = DistributedDataParallel(model())
     if not rank:
-        time.sleep(4)
         return
     wrapped.register_comm_hook(state(timeout=2), alq_hvd.ddp.hook)
     wrapped(torch.ones(8, 20)).sum().backward()
@@ -232,7 +232,7 @@ def main(results: Path) -> None:
         "hook on some": error(lambda: only_some_have_the_hook(rank)),
     }
     (results / f"{rank}.json").write_text(json.dumps(outcome))
-    time.sleep(1)  # nobody closes connections while others wait
+    leave_together(results, RANKS)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 
 import alq_hvd
 
-OPTIONS: dict[str, Any] = {"bits": 4, "min_elements": 100, "timeout": 20.0, "break_even": False}
+OPTIONS: dict[str, Any] = {"bits": 4, "min_elements": 100, "timeout": 60.0, "break_even": False}
 
 
 def model() -> torch.nn.Module:

@@ -21,7 +21,7 @@ hvd.init(comm=half)
 torch.manual_seed(0)
 model = torch.nn.Linear(50, 50)
 compression = alq_hvd.Compression.alq(
-    bits=3, min_elements=100, schedule=[1], timeout=20.0, break_even=False, named_parameters=model.named_parameters()
+    bits=3, min_elements=100, schedule=[1], timeout=60.0, break_even=False, named_parameters=model.named_parameters()
 )
 optimizer = hvd.DistributedOptimizer(
     torch.optim.SGD(model.parameters(), lr=0.1), named_parameters=model.named_parameters(), compression=compression

@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import torch.distributed as dist
 
+sys.path.insert(0, str(Path(__file__).parents[3]))  # the program's own folder stands there, not the checkout
+
 from alq_hvd.communicator.base import allgather_bytes, broadcast_bytes, gather_bytes, scatter_bytes
 from alq_hvd.communicator.torch_distributed import TorchCommunicator
 from alq_hvd.errors import AlqError
 from alq_hvd.frontends.process_group import ProcessGroupTransport
+from tests.support.leaving import leave_together
 
 
 def told(sender: int, receiver: int, length: int) -> np.ndarray:
@@ -92,13 +95,14 @@ def main(results: Path) -> None:
     ]
     outcome["one node"] = ProcessGroupTransport(everyone).nodes(None, "x.nodes").inside.size
     outcome["unlike nodes"] = error(lambda: ProcessGroupTransport(everyone).nodes(3, "x.nodes"))
-    hasty = TorchCommunicator(timeout=1)
+    hasty = TorchCommunicator(timeout=5)
+    dist.barrier()
     hasty.allgather(told(rank, 0, 1), "x.first").wait()
     if rank:
         outcome["left alone"] = error(lambda: hasty.allgather(told(rank, 0, 1), "x.second").wait())
-        outcome["without lanes"] = error(lambda: TorchCommunicator(timeout=1).allgather(told(rank, 0, 1), "x").wait())
+        outcome["without lanes"] = error(lambda: TorchCommunicator(timeout=5).allgather(told(rank, 0, 1), "x").wait())
     (results / f"{rank}.json").write_text(json.dumps(outcome))
-    time.sleep(3)  # nobody leaves, and closes its connections, while others still wait
+    leave_together(results, dist.get_world_size())
 
 
 if __name__ == "__main__":

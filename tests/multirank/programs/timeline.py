@@ -1,4 +1,6 @@
-"""Run on every rank: train four layers in four fusion groups with a slow backward pass, under Horovod's timeline.
+"""Run on every rank: train four layers in four fusion groups, under Horovod's timeline.
+
+A large layer's backward pass takes so long that what was started before it has arrived. Here the ranks meet instead.
 
 Usage: timeline.py RESULTS_DIRECTORY
 """
@@ -8,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ import torch  # noqa: E402
 import alq_hvd  # noqa: E402
 
 
-class SlowBackward(torch.autograd.Function):
-    """Pass everything on; take a while on the way back, as a large layer would."""
+class Meet(torch.autograd.Function):
+    """Pass everything on; on the way back wait until Horovod has done all that was started before.
+
+    Horovod's thread goes in cycles: the first message is in the cycle of all that was started before it, or in a later
+    one, and the second one in a cycle after that.
+    """
 
     @staticmethod
     def forward(context: Any, inputs: torch.Tensor) -> torch.Tensor:
@@ -30,7 +35,8 @@ class SlowBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        time.sleep(0.3)
+        for name in ("meet", "meet again"):
+            hvd.allreduce(torch.zeros(1), name=name)
         return gradient
 
 
@@ -46,7 +52,7 @@ for _ in range(3):  # in the first one, ranks agree on where gradients go; the e
     optimizer.zero_grad()
     hidden = torch.ones(4, 50)
     for layer in layers:
-        hidden = layer(SlowBackward.apply(hidden))
+        hidden = layer(Meet.apply(hidden))
     hidden.square().mean().backward()
     optimizer.step()
 rank = hvd.rank()
