@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -17,7 +17,15 @@ MOST_POINTS = 300
 
 
 def scaling(comparison: Comparison) -> str:
-    """Draw throughput, speed-up and efficiency over the number of ranks."""
+    """Draw throughput, speed-up and efficiency over the number of ranks; of one size, bars of the first two."""
+    if len(comparison.sizes) == 1:
+        return _all_bars(
+            comparison,
+            {
+                "Throughput (examples/s)": lambda point: point.examples_per_second,
+                "Speed-up": lambda point: point.speed_up,
+            },
+        )
     return panels(
         [
             partial(_throughput, comparison=comparison),
@@ -28,7 +36,15 @@ def scaling(comparison: Comparison) -> str:
 
 
 def traffic(comparison: Comparison) -> str:
-    """Draw bytes, and the time of a step over the number of ranks."""
+    """Draw bytes, and the time of a step over the number of ranks; of one size, bars."""
+    if len(comparison.sizes) == 1:
+        return _all_bars(
+            comparison,
+            {
+                "Sent per step and rank (MB)": lambda point: point.bytes_per_step / 1e6,
+                "Time of a step (ms)": lambda point: 1e3 * sum(point.seconds_per_step.values()),
+            },
+        )
     return panels([partial(_bytes, comparison=comparison), partial(_step_time, comparison=comparison)], columns=2)
 
 
@@ -69,6 +85,24 @@ def thinned(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         return list(curve)
     parts = [curve[start : start + together] for start in range(0, len(curve), together)]
     return [(fmean(step for step, _ in part), fmean(value for _, value in part)) for part in parts]
+
+
+def _all_bars(comparison: Comparison, panes: Mapping[str, Callable[[Point], float]]) -> str:
+    """Draw one panel of bars for each title: a curve through one size would be a point."""
+    draws = [partial(_bars, comparison=comparison, title=title, value=value) for title, value in panes.items()]
+    return panels(draws, columns=2, height=0.9 + 0.3 * len(comparison.methods), legend=False)
+
+
+def _bars(axes: Any, comparison: Comparison, title: str, value: Callable[[Point], float]) -> None:
+    axes.set_title(title)
+    for number, point in enumerate(comparison.points):
+        width = value(point)
+        axes.barh(number, width, height=0.62, color=colour_of(comparison.methods.index(point.method)))
+        axes.annotate(f"{width:.4g}", (width, number), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(range(len(comparison.points)), [point.method for point in comparison.points])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.2 * max(map(value, comparison.points)) or 1)
+    no_grid(axes, "y")
 
 
 def _throughput(axes: Any, comparison: Comparison) -> None:

@@ -15,7 +15,7 @@ _TEMPLATE, _STYLE = "page.html.j2", "style.css"
 _RULES = {
     STRONG: "strong scaling: every run has the same {:,} examples in a step, shared by its ranks",
     WEAK: "weak scaling: every rank has the same {:g} examples in a step, whatever their number",
-    "": "all runs have as many ranks: no scaling, only methods beside each other",
+    "": "all runs have the same number of ranks: a comparison of methods, not of sizes",
 }
 _OPTIONAL = {
     "nodes": "hosts, so neither nodes nor node-hours are known",

@@ -206,7 +206,7 @@ def test_weak_scaling_is_recognised_and_can_be_asked_for(tmp_path: Path, capsys:
     assert page.row("scaling", "fp32", "2 × 2", "4")["ranks"] == "4"
     page = report(tmp_path, "--scaling", "strong", status=1, output=tmp_path / "page.html")
     assert "batch size of all ranks 128, others 64" in page.text
-    assert "no scaling, only methods beside each other" in page.text
+    assert "a comparison of methods, not of sizes" in page.text
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
@@ -284,3 +284,15 @@ def test_thinning_keeps_the_course_of_a_curve() -> None:
 def test_an_output_that_can_not_be_written_is_named(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", str(sweep), "-o", "/proc/no/page.html"]) == cli.ERROR_STATUS
     assert "output: cannot write /proc/no/page.html" in capsys.readouterr().err
+
+
+def test_runs_of_one_size_are_shown_as_bars_and_not_as_single_points(tmp_path: Path) -> None:
+    for method in ("fp32", "alq"):
+        write_run(tmp_path / method, method, 4)
+    page = tmp_path / "page.html"
+    assert cli.main(["report", str(tmp_path), "-o", str(page)]) == 0
+    text = page.read_text()
+    assert "Throughput, and speed-up over the baseline." in text and "over the number of ranks" not in text
+    traffic = text.split('id="figure-traffic"')[1].split("</figure>")[0]
+    assert [traffic.count(f"fill: var(--method-{number})") for number in range(2)] == [2, 2], "a bar in each panel"
+    assert "stroke: var(--method" not in traffic, "a curve"
