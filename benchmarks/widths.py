@@ -28,10 +28,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from alq_hvd.codec.base import FloatArray  # noqa: E402
-from alq_hvd.codec.measurement import fit_levels, measure  # noqa: E402
+from alq_hvd.codec.choice import choose_codec  # noqa: E402
+from alq_hvd.codec.keys import stream_key  # noqa: E402
 from alq_hvd.engine.options import ADAPTIVE, UNIFORM, Options  # noqa: E402
 from alq_hvd.machine import processor  # noqa: E402
-from alq_hvd.quantiser.record import RecordLayout  # noqa: E402
+from alq_hvd.quantiser.levels_by_width import AnyLevels  # noqa: E402
+from alq_hvd.quantiser.record import RecordLayout, Stamp  # noqa: E402
 from benchmarks import language_model, rate, real_gradients  # noqa: E402
 from tests.support.real_gradient import real_gradient  # noqa: E402
 
@@ -42,7 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 TARGETS = (0.133, 0.036, 0.0096)
 UNIFORM_BITS = (1, 2, 3, 4, 5)
-BUDGETS = (0.5, 0.625, 0.75, 0.875, 1, 1.125, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4)
+BUDGETS = (0.5, 0.625, 0.75, 0.875, 1, 1.125, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5)
 WORTH = {"language model": "tab:blue", "convolutional network, step 100": "tab:orange", "normal numbers": "tab:gray"}
 
 
@@ -56,13 +58,31 @@ def gradients() -> Iterator[tuple[str, FloatArray]]:
 
 
 def measured(values: FloatArray, method: dict[str, Any], bits: float, widths: str, draws: int) -> dict[str, Any]:
-    """Return the bits a coordinate and the relative variance of one record."""
+    """Return the bits a coordinate and the relative variance of records."""
     options = Options(**method, bits=bits, widths=widths, exchange="allgather")
-    config = options.quantiser()
-    levels = fit_levels(values, *options.levels(), config).levels
-    variance = measure(values, config, levels, draws=draws).relative_variance
-    size = RecordLayout(len(values), config).record_bytes
-    return {"widths": widths, "asked": bits, "bits": 8 * size / len(values), "relative_variance": variance}
+    layout, levels = RecordLayout(len(values), options.quantiser()), fitted(values, options)
+    codec, stamp, error = choose_codec("auto"), Stamp(levels.digest, 0, 0), 0.0
+    for step in range(draws):
+        key = stream_key(seed=0, step=step, rank=0, group=0, shot=0)
+        record = codec.encode(values, layout, levels, key, stamp)
+        decoded = codec.decode_sum([record], layout, levels, [stamp], 1.0)
+        error += float(np.square(decoded.astype(np.float64) - values).sum()) / draws
+    variance = error / float(np.square(values, dtype=np.float64).sum())
+    return {"widths": widths, "asked": bits, "bits": 8 * len(record) / len(values), "relative_variance": variance}
+
+
+_FITTED: dict[tuple[int, str], AnyLevels] = {}
+
+
+def fitted(values: FloatArray, options: Options) -> AnyLevels:
+    """Return the levels of one adaptation; with adaptive widths they are the same for every mean."""
+    named = f"{options.method_name} {options.rotate} {options.widths}"
+    place = (id(values), named if options.widths == ADAPTIVE else f"{named} {options.bits}")
+    if place not in _FITTED:
+        policy, initial = options.levels()
+        statistics = choose_codec("auto").statistics(values, options.quantiser(), policy.weight_exponent)
+        _FITTED[place] = policy.update(statistics, initial).levels
+    return _FITTED[place]
 
 
 def rows_of(
@@ -124,7 +144,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "widths.json")
     args = parser.parse_args()
     found: dict[str, Any] = {}
-    for name, values in gradients():
+    every = list(gradients())
+    for name, values in every:
         zeros = float((values == 0).mean())
         print(f"{name}: {len(values)} coordinates, {zeros:.1%} zeros", flush=True)
         found[name] = {}

@@ -107,6 +107,7 @@ def _remarks(rate: Rate, elements: int) -> str:
         f"{rate.launches} launches, host {rate.host_microseconds:.0f} us" if rate.launches else "",
         f"buckets of {rate.bucket_size}" if rate.bucket_size else "",
         f"{rate.threads} threads" if rate.threads > 1 else "",
+        "adaptive widths" if rate.adaptive else "",
         "rotated" if rate.rotate else "",
     ]
     return "".join(f" {remark}" for remark in remarks if remark)

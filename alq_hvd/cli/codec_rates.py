@@ -15,8 +15,9 @@ from alq_hvd.codec.base import Codec, FloatArray, Record
 from alq_hvd.codec.keys import stream_key
 from alq_hvd.codec.native import NativeCodec
 from alq_hvd.codec.reference import ReferenceCodec
-from alq_hvd.quantiser.config import QuantiserConfig
-from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.config import SMALLEST_BLOCK, QuantiserConfig
+from alq_hvd.quantiser.levels import MAXIMUM_BITS, Levels
+from alq_hvd.quantiser.levels_by_width import LevelsByWidth
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 SLOW_ELEMENTS = 1 << 20
@@ -50,6 +51,7 @@ class Rate:
         launches: kernels that one call started, counted; 0 on a CPU.
         threads: of the CPU codec.
         bucket_size: coordinates of a bucket, where it was not the same for the whole run.
+        adaptive: widths of blocks differ, and ``bits`` is their mean.
         host_microseconds: that the host took to start one call on a GPU.
     """
 
@@ -68,6 +70,7 @@ class Rate:
     threads: int = 1
     bucket_size: int = 0
     host_microseconds: float = 0.0
+    adaptive: bool = False
 
     @property
     def microseconds(self) -> float:
@@ -97,6 +100,12 @@ def levels_of(bits: int) -> Levels:
     return Levels((steps * np.abs(steps)).astype(np.float32))
 
 
+def levels_by_width() -> LevelsByWidth:
+    """Return such a table for each width; each bit leaves a quarter of the error, three of them a tenth."""
+    tables = tuple(levels_of(bits) for bits in range(1, MAXIMUM_BITS + 1))
+    return LevelsByWidth(1, tables, np.float32(0.1) * np.float32(4.0) ** np.arange(2, 2 - MAXIMUM_BITS, -1))
+
+
 def measure_cpu(bits: Sequence[int], elements: int, bucket_size: int, repeats: int, threads: int) -> list[Rate]:
     """Return the rates of the native codec and its baselines, one thread each unless ``threads`` says more."""
     values = (np.random.default_rng(0).standard_normal(elements, dtype=np.float32)) * np.float32(1e-3)
@@ -104,7 +113,14 @@ def measure_cpu(bits: Sequence[int], elements: int, bucket_size: int, repeats: i
     copies: list[float] = []
 
     def rate(
-        name: str, operation: str, width: int, ranks: int, count: int, work: Callable[[], object], rotate: bool = False
+        name: str,
+        operation: str,
+        width: int,
+        ranks: int,
+        count: int,
+        work: Callable[[], object],
+        rotate: bool = False,
+        adaptive: bool = False,
     ) -> Rate:
         seconds = []
         for _ in range(repeats if name == "native" else min(repeats, SLOW_REPEATS)):
@@ -113,21 +129,27 @@ def measure_cpu(bits: Sequence[int], elements: int, bucket_size: int, repeats: i
                 residual.fill(0)
             seconds.append(seconds_of(work))
         used = 1 if name == "reference" else threads
-        return Rate(name, operation, width, ranks, count, count / min(seconds), rotate=rotate, threads=used)
+        return Rate(name, operation, width, ranks, count, count / min(seconds), rotate=rotate, threads=used,
+                    adaptive=adaptive)  # fmt: skip
 
     rates: list[Rate] = []
     slow = values[: min(elements, SLOW_ELEMENTS)]
     native = NativeCodec(threads=threads)
-    codecs: tuple[tuple[Codec, FloatArray, bool], ...] = (
-        (native, values, False),
-        (native, values, True),
-        (ReferenceCodec(), slow, False),
+    cut = not SMALLEST_BLOCK % bucket_size or not bucket_size % SMALLEST_BLOCK  # into blocks, as widths demand
+    codecs: tuple[tuple[Codec, FloatArray, bool, bool], ...] = (
+        (native, values, False, False),
+        *([(native, values, False, True)] if cut else []),
+        (native, values, True, False),
+        *([(native, values, True, True)] if cut else []),
+        (ReferenceCodec(), slow, False, False),
     )
     for width in bits:
-        for codec, part, rotate in codecs:
+        for codec, part, rotate, adaptive in codecs:
             config = QuantiserConfig(width, bucket_size, rotate=rotate)
+            if adaptive:
+                config = replace(config, bits=MAXIMUM_BITS, budget=width)
             for operation, ranks, work in _operations(codec, part, config, residual[: len(part)]):
-                rates.append(rate(codec.name, operation, width, ranks, len(part), work, rotate))
+                rates.append(rate(codec.name, operation, width, ranks, len(part), work, rotate, adaptive))
         if backends.available("torch"):
             with torch_eager.limited_threads(threads):
                 for operation, ranks, work in torch_eager.operations(slow, levels_of(width), bucket_size, RANKS, "cpu"):
@@ -139,7 +161,7 @@ def measure_cpu(bits: Sequence[int], elements: int, bucket_size: int, repeats: i
 def _operations(
     codec: Codec, values: FloatArray, config: QuantiserConfig, residual: FloatArray
 ) -> Iterator[tuple[str, int, Callable[[], object]]]:
-    levels = levels_of(config.bits)
+    levels = levels_of(config.bits) if config.budget is None else levels_by_width()
     layout, stamp = RecordLayout(len(values), config), Stamp(levels.digest, 0, 0)
     yield "encode", 1, lambda: codec.encode(values, layout, levels, KEY, stamp)
     for name, key in TOGETHER.items():

@@ -22,6 +22,7 @@ from alq_hvd.exchange.kinds import AUTO, KINDS, ExchangeKind, choose
 from alq_hvd.exchange.ledger import Ledger
 from alq_hvd.exchange.plain import PlainAllreduce
 from alq_hvd.exchange.residuals import Residuals
+from alq_hvd.exchange.spread import spread
 from alq_hvd.exchange.trial import decide_by_time, fuse_by_time
 
 _logger = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ class ChosenExchange:
     def _made(self, kind: ExchangeKind, transport: Transport, nodes: Nodes | None) -> ExchangeFunction:
         """Return what sums a group, inside nodes in the type that the options name or that suits them."""
         if kind.function is not None:
-            return kind.function
+            return kind.function if kind.shots == 1 else spread(kind.function)
         if kind.make is None or nodes is None:
             raise ConfigurationError(f"exchange: {kind.name} needs to know nodes, which nobody tells")
         options = self._options
@@ -155,7 +156,7 @@ class ChosenExchange:
             level = logging.WARNING if plan.problem else logging.INFO
             _logger.log(level, "sums of %d ranks inside a node are kept in %s: %s", nodes.inside.size, plan.dtype,
                         plan.problem or plan.reason)  # fmt: skip
-        return kind.make(nodes, TYPES[plan.dtype])
+        return spread(kind.make(nodes, TYPES[plan.dtype]))
 
 
 def _useful_nodes(transport: Transport, ranks_per_node: int | None, name: str) -> Nodes | None:

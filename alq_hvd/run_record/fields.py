@@ -53,7 +53,7 @@ class RunResult:
 
     label: str
     compression: str
-    bits: tuple[int, ...]
+    bits: tuple[float, ...]
     model: str
     parameters: int
     dataset: str
@@ -183,11 +183,13 @@ def _list(document: Document, name: str) -> Sequence[Any]:
     return value
 
 
-def _bits(document: Document) -> tuple[int, ...]:
+def _bits(document: Document) -> tuple[float, ...]:
     value = document.get("bits")
     widths = () if value is None else value if isinstance(value, list) else [value]
-    if not all(isinstance(width, int) and 1 <= width <= 8 for width in widths):
-        raise RunRecordError(f"bits: expected widths from 1 to 8 or null, got {_shown(value)}")
+    if not all(isinstance(width, int | float) and 0.5 <= width <= 8 for width in widths):
+        raise RunRecordError(
+            f"bits: expected widths from 1 to 8, means of them from 0.5 on, or null, got {_shown(value)}"
+        )
     return tuple(widths)
 
 

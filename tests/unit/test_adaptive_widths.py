@@ -9,10 +9,14 @@ import pytest
 from codec_cases import CODECS, same_floats, stamp_for
 
 from alq_hvd.codec.base import Codec, FloatArray
+from alq_hvd.codec.choice import choose_codec
 from alq_hvd.codec.keys import stream_key
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
+from alq_hvd.engine.aggregator import Aggregator
 from alq_hvd.engine.options import Options
+from alq_hvd.engine.transport import PlainTransport
 from alq_hvd.errors import AlqError, ConfigurationError, StateError, WireFormatError
+from alq_hvd.quantiser.config import NEAREST_ERRORS
 from alq_hvd.quantiser.levels_by_width import LevelsByWidth
 from alq_hvd.quantiser.record import HEADER, RecordLayout, Stamp, seal
 from alq_hvd.quantiser.widths import STEPS, WHOLE, Ladder, share_out
@@ -278,6 +282,24 @@ def test_every_exchange_averages_and_all_ranks_get_the_same_bits() -> None:
             assert any(accepted) == (method["method"] != "eden"), (method, accepted)
 
 
+def test_a_part_of_a_group_gets_bits_as_the_whole_would() -> None:
+    """A two-shot cuts the group into a chunk a rank; all of the gradient is in the first of four."""
+    values = np.zeros(2**17 + 100, np.float32)
+    values[: 2**15] = np.random.default_rng(0).standard_normal(2**15)
+    values[-50:] = 1
+
+    def program(world: LoopbackCommunicator) -> FloatArray:
+        aggregator = Aggregator(options(1, exchange="two_shot"), choose_codec("auto"))
+        aggregator.connect(PlainTransport(world), world)
+        aggregator.start(0, values.copy())
+        mean: FloatArray = aggregator.result(0, 1 / world.size)
+        return mean
+
+    for mean in LoopbackWorld(4).run(program):
+        off = np.square(mean - values).sum() / np.square(values).sum()
+        assert off < 2 * (NEAREST_ERRORS[3] / 4 + NEAREST_ERRORS[3]), "4 bits where there is something, not 1"
+
+
 def test_a_resumed_run_goes_on_bit_for_bit() -> None:
     given = {
         "method": "amq",
@@ -290,10 +312,6 @@ def test_a_resumed_run_goes_on_bit_for_bit() -> None:
     given |= {"error_feedback": True}
 
     def run(world: LoopbackCommunicator, resume_at: int | None) -> list[FloatArray]:
-        from alq_hvd.codec.choice import choose_codec
-        from alq_hvd.engine.aggregator import Aggregator
-        from alq_hvd.engine.transport import PlainTransport
-
         def fresh() -> Aggregator:
             made = Aggregator(Options(**given), choose_codec("auto"))
             made.connect(PlainTransport(world), world)
@@ -319,9 +337,6 @@ def test_a_resumed_run_goes_on_bit_for_bit() -> None:
 
 
 def test_states_of_other_widths_are_refused() -> None:
-    from alq_hvd.codec.choice import choose_codec
-    from alq_hvd.engine.aggregator import Aggregator
-
     uniform = Aggregator(Options(method="optimal", bits=3), choose_codec("auto"))
     adaptive = Aggregator(Options(method="optimal", bits=3, widths="adaptive"), choose_codec("auto"))
     for taken, loading in ((uniform, adaptive), (adaptive, uniform)):

@@ -18,8 +18,9 @@ def test_json_lists_every_codec_and_operation(capsys: pytest.CaptureFixture[str]
     rates = json.loads(capsys.readouterr().out)
     codecs = {"native", "reference"} | ({"torch-eager"} if backends.available("torch") else set())
     expected = {
-        (codec, operation, bits, ranks, rotate)
+        (codec, operation, bits, ranks, rotate, adaptive)
         for codec in codecs
+        for adaptive in ((False, True) if codec == "native" else (False,))
         for rotate in ((False, True) if codec == "native" else (False,))
         for bits in (3, 4)
         for operation, ranks in (
@@ -28,7 +29,7 @@ def test_json_lists_every_codec_and_operation(capsys: pytest.CaptureFixture[str]
         )
         if codec != "torch-eager" or operation in ("encode", "decode_sum")
     }
-    named = ("codec", "operation", "bits", "ranks", "rotate")
+    named = ("codec", "operation", "bits", "ranks", "rotate", "adaptive")
     assert {tuple(rate[name] for name in named) for rate in rates} == expected
     assert all(rate["elements_per_second"] > 0 for rate in rates)
     assert len({rate["memcpy_elements_per_second"] for rate in rates}) == 1

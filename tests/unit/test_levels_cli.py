@@ -239,3 +239,20 @@ def test_an_archive_is_not_an_array(tmp_path: Path, capsys: Capture) -> None:
 def test_an_option_that_can_not_work_is_refused(dump: Path, capsys: Capture, options: list[str], message: str) -> None:
     assert cli.main(["levels", str(dump), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_adaptive_widths_are_served_for_every_method_that_has_them(tmp_path: Path, capsys: Capture) -> None:
+    values = np.random.default_rng(0).standard_normal(2**14).astype(np.float32)
+    values[: 2**13] = 0
+    np.save(tmp_path / "half.npy", values)
+    arguments = ["levels", str(tmp_path / "half.npy"), "--method", "eden", "--widths", "adaptive", "--draws", "1"]
+    assert cli.main([*arguments, "--bits", "1.5", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["bits"], document["widths"]) == (1.5, "adaptive")
+    assert 0.03 < document["relative_variance"] < 0.04, "3 bits for the half that is not zero"
+    assert list(document["variance_by_width"]) == [str(bits) for bits in range(1, 9)]
+    assert "terngrad" not in {row["method"] for row in document["methods"]}
+    assert cli.main([*arguments, "--bits", "1.5", "--plot", str(tmp_path / "a.png")]) == cli.ERROR_STATUS
+    assert "one table of levels to draw" in capsys.readouterr().err
+    assert cli.main(["levels", str(tmp_path / "half.npy"), "--bits", "1.5"]) == cli.ERROR_STATUS
+    assert "widths='adaptive'" in capsys.readouterr().err

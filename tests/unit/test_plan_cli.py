@@ -122,3 +122,16 @@ def test_a_gradient_of_the_users_own_gives_the_first_shots_variance(capsys: Capt
 def test_an_option_that_makes_no_sense_is_refused(options: tuple[str, ...], message: str, capsys: Capture) -> None:
     assert cli.main(["plan", *CLUSTER, *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_adaptive_widths_err_less_on_a_sparse_gradient(tmp_path: Path, capsys: Capture) -> None:
+    values = np.random.default_rng(0).standard_normal(2**15).astype(np.float32)
+    values[: 2**14] = 0
+    np.save(tmp_path / "half.npy", values)
+    asked = (*CLUSTER, "--method", "eden", "--gradient", str(tmp_path / "half.npy"))
+    uniform = row(answer(capsys, *asked, "--bits", "3"), "allgather", [3])
+    adaptive = answer(capsys, *asked, "--bits", "1.5", "3", "--widths", "adaptive")
+    less, same = (row(adaptive, "allgather", [bits]) for bits in (1.5, 3))  # type: ignore[list-item]
+    assert less["mean_error"] == pytest.approx(uniform["mean_error"], rel=0.1)
+    assert less["bytes_per_rank"] < 0.55 * uniform["bytes_per_rank"]
+    assert same["mean_error"] < 0.1 * uniform["mean_error"]

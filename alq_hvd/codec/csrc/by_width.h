@@ -106,7 +106,9 @@ inline uint32_t encode_by_width(const CodingByWidth& coding, const float* values
     if (residual)
       for (int64_t i = begin; i < end; ++i) residual[i] += values[i];
     const auto scratch = scratch_for(any);
-    coding.kernels.energies(from + begin, end - begin, any, scratch.get(), energies.data() + begin / any.bucket_size);
+    const int64_t bucket = begin / any.bucket_size;
+    auto* norms = reinterpret_cast<float*>(record + coding.offsets.norms) + bucket;
+    coding.kernels.energies(from + begin, end - begin, any, scratch.get(), norms, energies.data() + bucket);
   });
 
   uint8_t* widths = record + coding.widths_offset;
@@ -127,9 +129,9 @@ inline uint32_t encode_by_width(const CodingByWidth& coding, const float* values
     const auto scratch = scratch_for(coding.quantisers[8]);
     const std::unique_ptr<float[]> decoded(new float[residual ? std::min(most * blocks.size, end - begin) : 0]);
     uint32_t sum = 0;
-    for (int64_t block = begin / blocks.size, next; block < stop; block = next) {
-      const int64_t part = std::min(block + most, stop);
-      for (int64_t run = block; run < part; run = next) {
+    for (int64_t block = begin / blocks.size, part; block < stop; block = part) {
+      part = std::min(block + most, stop);
+      for (int64_t run = block, next; run < part; run = next) {
         for (next = run + 1; next < part && widths[next] == widths[run] && chances[next] == chances[run];) ++next;
         sum += encode_blocks(coding, from, blocks, run, next, widths[run], chances[run], energies.data(), rows.data(), key,
                              first_element, scratch.get(), record);

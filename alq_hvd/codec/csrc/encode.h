@@ -125,7 +125,7 @@ uint32_t encode_bits(const float* values, int64_t elements, const Quantiser& qua
   for (int64_t start = 0; start < elements; start += quantiser.bucket_size) {
     const int64_t size = elements - start < quantiser.bucket_size ? elements - start : quantiser.bucket_size;
     const float* bucket = prepared(values + start, size, quantiser, first_element + static_cast<uint32_t>(start), scratch);
-    const Normaliser unit = normaliser(bucket, size, quantiser);
+    const Normaliser unit = quantiser.knows_norms ? Normaliser{*norms, 0} : normaliser(bucket, size, quantiser);
     const float norm = unit.norm;
     *norms = norm;
     Run run = {norm, !(norm > 0), can_use_reciprocal(norm, table.smallest_level), 0};

@@ -19,6 +19,7 @@ struct Quantiser {
   double reach = 0;   // standard deviations that 1 stands for, in rounding to the nearest; 0 rounds stochastically
   StreamKey signs = {0, 0};
   Strata strata = {};
+  bool knows_norms = false;  // they stand where they would be written
 };
 
 // A level table padded to 2^bits entries: levels with +infinity, which no coordinate reaches, inverse gaps with zero.
@@ -80,8 +81,9 @@ struct Kernels {
   // kTile and the bucket size divide, for which `scratch` has room; it is used where records differ in their signs.
   void (*decode_rotated)(const uint8_t* const* records, int count, int64_t begin, int64_t end, const Quantiser&,
                          const Table&, RecordOffsets, float scale, int64_t strip, float* scratch, float* out);
-  // Write the energy of each bucket, by which bits are shared out: squared norms or, of rotated buckets, squared lengths.
-  void (*energies)(const float* values, int64_t elements, const Quantiser&, float* scratch, double* energies);
+  // Write the energy of each bucket, by which bits are shared out: squared norms, which are written, too, or, of rotated
+  // buckets, squared lengths.
+  void (*energies)(const float* values, int64_t elements, const Quantiser&, float* scratch, float* norms, double* energies);
   // As decode_sum, or decode_rotated, of blocks that have a width each. `by_width` are tables by bits. begin is a multiple of
   // the block, and `scratch` has room for one.
   void (*decode_by_width)(const PlacedRecord* records, int count, int64_t begin, int64_t end, const Quantiser&,

@@ -168,6 +168,7 @@ struct Widths {
       quantisers[width] = shared;
       quantisers[width].bits = width;
       quantisers[width].reach = reach;
+      quantisers[width].knows_norms = shared.rounds == 0;  // from when bits were shared out
       dithered |= dither > 0;
       known[width] = true;
     }

@@ -147,14 +147,14 @@ inline float projection_scale(const float* values, const float* chosen, int64_t 
 
 // See Kernels.
 inline void bucket_energies(const float* values, int64_t elements, const Quantiser& quantiser, float* scratch,
-                            double* energies) {
-  for (int64_t start = 0; start < elements; start += quantiser.bucket_size, ++energies) {
+                            float* norms, double* energies) {
+  for (int64_t start = 0; start < elements; start += quantiser.bucket_size, ++norms, ++energies) {
     const int64_t size = elements - start < quantiser.bucket_size ? elements - start : quantiser.bucket_size;
     if (quantiser.rounds) {
       *energies = bucket_sums<false>(values + start, size).squares;
       continue;
     }
-    const double norm = bucket_norm(prepared(values + start, size, quantiser, 0, scratch), size, quantiser.maximum_norm);
-    *energies = norm * norm;
+    *norms = bucket_norm(prepared(values + start, size, quantiser, 0, scratch), size, quantiser.maximum_norm);
+    *energies = static_cast<double>(*norms) * *norms;
   }
 }

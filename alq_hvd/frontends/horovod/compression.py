@@ -25,7 +25,7 @@ class Constructor:
 
     def __call__(
         self,
-        bits: int | Sequence[int] | None = None,
+        bits: float | Sequence[float] | None = None,
         bucket_size: int | None = None,
         *,
         named_parameters: Iterable[tuple[str, Any]] | None = None,
@@ -38,7 +38,8 @@ class Constructor:
         """Return a compressor to pass as ``hvd.DistributedOptimizer(compression=...)``.
 
         Args:
-            bits: width of a code; ``None`` for 3 (2 for ternary); ``(4, 8)`` for gradients and their sums.
+            bits: width of a code; ``None`` for 3 (2 for ternary); ``(4, 8)`` for gradients and their sums; the mean of
+                widths with ``widths="adaptive"``.
             bucket_size: coordinates that share a norm; ``None`` for the default.
             named_parameters: ``model.named_parameters()``; see ``QuantisedCompressor``.
             process_set: the one given to the optimizer.
