@@ -187,9 +187,7 @@ def _bits(document: Document) -> tuple[float, ...]:
     value = document.get("bits")
     widths = () if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(width, int | float) and 0.5 <= width <= 8 for width in widths):
-        raise RunRecordError(
-            f"bits: expected widths from 1 to 8, means of them from 0.5 on, or null, got {_shown(value)}"
-        )
+        raise RunRecordError(f"bits: expected widths from 0.5 to 8 or null, got {_shown(value)}")
     return tuple(widths)
 
 

@@ -56,7 +56,7 @@ def test_a_writer_refuses_what_a_reader_would(tmp_path: Path) -> None:
         ({"seconds_per_step": [1]}, r"seconds_per_step: expected an object, got \[1\]"),
         ({"accuracy": [[1, 2, 3]]}, "accuracy: expected pairs of numbers"),
         ({"accuracy": "high"}, "accuracy: expected a list, got 'high'"),
-        ({"bits": [3, 9]}, r"bits: expected widths from 1 to 8 or null, got \[3, 9\]"),
+        ({"bits": [3, 9]}, r"bits: expected widths from 0.5 to 8 or null, got \[3, 9\]"),
         (
             {"nodes": [{"host": "n1", "ranks": [0, 1]}]},
             r"nodes: expected each of 4 ranks on one node, got ranks \[0, 1",
