@@ -12,6 +12,7 @@ from typing import Any, Generic
 import numpy as np
 
 from alq_hvd import backends
+from alq_hvd.communicator import leaving
 from alq_hvd.communicator.base import DEFAULT_TIMEOUT, SECOND_LANE, Payload, Pending, Result, timed_out
 from alq_hvd.errors import BackendUnavailable, CommunicationTimeout, ConfigurationError
 
@@ -164,6 +165,7 @@ class TorchCommunicator:
 
     def failed(self, name: str, error: Exception) -> CommunicationTimeout:
         """Return the error for a collective that torch gave up, or that took too long."""
+        leaving.in_time()
         return timed_out(f"rank {self.rank}: {name!r}", self.timeout, str(error).strip().splitlines()[0])
 
     def _lengths(self, own: list[int], name: str) -> list[int]:

@@ -27,8 +27,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "faults.json"
-LIMIT = 90.0
-"""Seconds after which what still runs counts as a hang: Gloo itself takes 30 to say that a rank does not answer."""
+LIMIT = 120.0
+"""Seconds after which what still runs counts as a hang: the timeout, 30 for libraries to end, and a slow machine."""
 _ERROR = re.compile(r"(?:\[rank\d\]: )?((?:[\w]+\.)*(\w*(?:Error|Timeout|Mismatch|Broken))\b:? .*)")
 _TAG = re.compile(r"\[1,(\d+)\]<std(?:out|err)>:")
 SAYS = ("CommunicationTimeout", "HorovodInternalError", "StateError", "CheckpointError", "WireFormatError")

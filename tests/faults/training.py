@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 RANKS, VICTIM = 3, 1
-HANGS = 75.0
+HANGS = 100.0
 """Seconds after which a rank that still runs must be hanging."""
 OPTIONS: dict[str, Any] = {
     "bits": 4,

@@ -22,7 +22,7 @@ ENDS = (
     "horovod/second shot/killed",
     "horovod/fit of levels/raises",
     "ddp/first agreement/stopped",
-    "ddp/first shot/memory",
+    "ddp/first shot/asleep",
     "ddp/second shot/killed",
     "ddp/checkpoint is saved/raises",
 )

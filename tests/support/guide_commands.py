@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-WITHOUT_COMMANDS = {"index.md", "monitoring.md"}
+WITHOUT_COMMANDS = {"index.md", "monitoring.md", "training-loops.md"}
 """Lists of pages, and guides that show Python alone."""
 PAGES = [
     page

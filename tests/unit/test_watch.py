@@ -76,6 +76,7 @@ def test_a_process_that_can_not_leave_horovod_ends() -> None:
         import atexit, sys, time
         from types import SimpleNamespace
         from alq_hvd import backends
+        from alq_hvd.communicator import leaving
         from alq_hvd.frontends.horovod import watch
 
         def synchronize():
@@ -89,7 +90,7 @@ def test_a_process_that_can_not_leave_horovod_ends() -> None:
         atexit.register(shutdown)
         mpi_ops = SimpleNamespace(synchronize=synchronize, _basics=SimpleNamespace(shutdown=shutdown))
         backends.horovod = lambda: SimpleNamespace(mpi_ops=mpi_ops)
-        watch.GRACE = 0.3
+        watch.GRACE = leaving.GRACE = 0.3
         class Compression:
             open_step, timeout = (1, 5), 0.2
 
@@ -99,7 +100,7 @@ def test_a_process_that_can_not_leave_horovod_ends() -> None:
             mpi_ops.synchronize()
         raise RuntimeError("of the program")
     """
-    for place, text in (("wait", "still waits for the rank"), ("exit", "Horovod has not shut down")):
+    for place, text in (("wait", "still waits for the rank"), ("exit", "in shutdown")):
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(stuck), place], cwd=ROOT, capture_output=True, text=True, timeout=90,
             check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},

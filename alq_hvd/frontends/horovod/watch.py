@@ -1,7 +1,7 @@
-"""Ends what Horovod would wait for without end: a step to which another rank never comes, and the exit after an error.
+"""Ends what Horovod would wait for without end: a step to which another rank never comes.
 
 Between ``compress`` and ``decompress`` the optimizer waits inside Horovod, where nothing of this package is called, and
-Horovod waits for a rank that sleeps or is stopped as long as it takes. So does its shutdown at exit, under MPI.
+Horovod waits for a rank that sleeps or is stopped as long as it takes.
 
 A thread looks on. When a step takes longer than half of a compression's timeout, it sees by the frames of the other
 threads whether one of them stays in one call of ``hvd.synchronize``. Once the time is over, it says so, and shuts
@@ -11,7 +11,6 @@ because Horovod's own thread waits as well, the process ends.
 
 from __future__ import annotations
 
-import atexit
 import gc
 import logging
 import os
@@ -23,6 +22,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from alq_hvd import backends
+from alq_hvd.communicator import leaving
 
 GRACE = 15.0
 """Seconds that Horovod gets to end its waiting itself, before the process is ended."""
@@ -52,20 +52,14 @@ class Watch:
         self._steps: weakref.WeakKeyDictionary[Any, tuple[Any, float]] = weakref.WeakKeyDictionary()  # and their begin
         self._waits: dict[int, tuple[FrameType, float]] = {}  # by thread: a call of synchronize, and when it was seen
         self._thread: threading.Thread | None = None
-        self._leaving = 0.0  # when this process began to exit after an error
 
     def add(self, compression: Watched) -> None:
         """Look on ``compression`` from now on; call it in every world, after ``hvd.init()``."""
         self._watched.add(compression)
-        atexit.unregister(self._leave)  # the last one that registers is the first one that is called:
-        atexit.register(self._leave)  # before Horovod's shutdown
+        leaving.in_time()
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._look_on, name="alq_hvd watch", daemon=True)
             self._thread.start()
-
-    def _leave(self) -> None:
-        if hasattr(sys, "last_value") or any(each.open_step for each in self._watched):
-            self._leaving = time.monotonic()
 
     def _look_on(self) -> None:
         waiting = backends.horovod().mpi_ops.synchronize.__code__
@@ -75,8 +69,6 @@ class Watch:
 
     def _look(self, call: Any, now: float) -> None:
         """Look once at what takes too long; ``call`` is the code object of ``hvd.synchronize``."""
-        if self._leaving and now - self._leaving > GRACE:
-            _end("Horovod has not shut down", GRACE)
         slow = [each for each in list(self._watched) if self._open_for(each, now) > each.timeout / 2]
         self._see(call if slow else None, now)
         if self._waits:
@@ -115,7 +107,9 @@ class Watch:
             time.sleep(0.05)
             if not any(frame is now for _, now in _frames() for frame, _ in self._waits.values()):
                 return
-        _end("Horovod still waits for the rank that does not answer", GRACE)
+        _logger.error("Horovod still waits for the rank that does not answer after %g s more: this process ends", GRACE)
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _frames() -> list[tuple[int, FrameType]]:
@@ -127,12 +121,6 @@ def _frames() -> list[tuple[int, FrameType]]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _end(why: str, seconds: float) -> None:
-    _logger.error("%s after %g s more: this process ends", why, seconds)
-    sys.stderr.flush()
-    os._exit(1)
 
 
 WATCH = Watch()

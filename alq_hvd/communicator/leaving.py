@@ -1,0 +1,27 @@
+"""A process that ends with an error ends in bounded time, though libraries wait at exit for ranks that do not answer.
+
+Horovod's shutdown waits, under MPI, for all ranks; so does a process group of torch for what it still has under way, up
+to its own timeout, half an hour with Gloo. Until the process has ended, no launcher ends the others.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import sys
+
+GRACE = 30.0
+"""Seconds that libraries get to end after an error that nobody has caught."""
+_STDERR = 2
+
+
+def in_time() -> None:
+    """See to it; call it after the libraries have registered what they do at exit, which then comes later."""
+    atexit.unregister(_limit)
+    atexit.register(_limit)
+
+
+def _limit() -> None:
+    """End the process after a while, with status 1 and a line that says where it was; works without the interpreter."""
+    if hasattr(sys, "last_value"):  # Python has shown an error that ends the program
+        faulthandler.dump_traceback_later(GRACE, exit=True, file=_STDERR)
