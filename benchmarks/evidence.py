@@ -1,0 +1,222 @@
+"""Write docs/explanation/evidence.md: the questions that reviewers of the papers left open, answered from results.
+
+    python benchmarks/evidence.py [--check]
+
+Every figure of the page comes from a file in benchmarks/results/, and every section names the command that writes it.
+``--check`` only says whether the page is up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "explanation" / "evidence.md"
+NOTHING = 1e-12
+"""Variance that is rounding of float64."""
+HEAD = """# Evidence
+
+<!-- Written by benchmarks/evidence.py from benchmarks/results/: change those, and run it again. -->
+
+Reviewers of the papers on adaptive quantisation asked questions that the papers leave open. This page goes through
+them, one by one, with what was measured here, also where the answer is unfavourable or missing. Every figure is read
+from a file in `benchmarks/results/`, which the named command writes. Processors of two cores, no GPU.
+"""
+
+
+def bytes_on_the_wire() -> str:
+    """Answer with bytes counted on links."""
+    found = _read("exchange")
+    rows = []
+    for way in ("fp32", "fp16", "two_shot 4", "two_shot 3"):
+        cells = [way]
+        for case in found["cases"]:
+            (row,) = [each for each in case["rows"] if each["way"] == way]
+            planned = row["planned_bytes_per_element"]
+            cells.append(f"{row['bytes_per_element']:.3f} ({planned:.3f})")
+        rows.append(cells)
+    headings = ["", *(f"{case['ranks']} hosts, {case['rate']}" for case in found["cases"])]
+    return _section(
+        "Bytes, not bits: how much travels?",
+        "`python benchmarks/exchange.py`",
+        "Bytes a coordinate and rank in one step, as the interface counts them: headers of packets and "
+        "records, norms "
+        "and what Horovod's ranks tell each other included. In brackets: codes and norms alone, by the formula.",
+        _table(headings, rows),
+    )
+
+
+def many_workers() -> str:
+    """Answer with the error of the mean against the number of ranks."""
+    found = _read("rate")
+    kinds = list(dict.fromkeys(row["gradients"] for row in found["rows"]))
+    ranks = sorted({row["ranks"] for row in found["rows"]})
+    rows = []
+    for kind in kinds:
+        for way, words in (("alone", "each for itself"), ("together", "together"), ("eden", "EDEN")):
+            by_ranks = {r["ranks"]: r[way] for r in found["rows"] if r["gradients"] == kind and r["bits"] == 3}
+            rows.append([kind, words, *(f"{by_ranks[n]:.4f}" if n in by_ranks else "" for n in ranks)])
+    return _section(
+        "Does the variance fall with the number of workers?",
+        "`python benchmarks/rate.py`",
+        "Number of ranks times the squared error of their mean, relative to a gradient's energy, at 3 bits, rotated "
+        "buckets: a row that does not change falls as one over the number of ranks. Ranks that round "
+        "together do better than that "
+        "where their gradients have something in common.",
+        _table(["gradients", "rounding", *(f"{n} ranks" for n in ranks)], rows),
+    )
+
+
+def size_of_buckets() -> str:
+    """Answer with variance by bucket size."""
+    found = _read("buckets")
+    sizes = found["bucket_sizes"]
+    rows, falls = [], []
+    for row in found["rows"]:
+        variance = row["relative_variance"]
+        if row["bits"] == 3 or row["method"] == "terngrad":
+            cells = (f"{value:.3g}" if value > NOTHING else "0" for value in variance)
+            rows.append([row["method"], str(row["bits"]), *cells])
+        if any(larger < 0.99 * smaller for smaller, larger in pairwise(variance)):
+            falls.append(f"{row['method']} at {row['bits']} bits")
+    verdict = f"It does not fall anywhere but for {', '.join(falls)}." if falls else "It falls nowhere."
+    return _section(
+        "Does variance grow with the bucket, from none at one coordinate?",
+        "`python benchmarks/buckets.py`",
+        "Relative variance on a real gradient, levels fitted once. A bucket of one coordinate is exact for "
+        "every method. "
+        f"{verdict} EDEN's hardly grows: rotated buckets look alike, whatever their size.",
+        _table(["method", "bits", *map(str, sizes)], rows),
+    )
+
+
+def cost_of_buckets() -> str:
+    """Answer with seconds to fit and to encode."""
+    solve, encode = _read("levels")["solve_ms"], _read("buckets")["encode_ns"]
+    sizes = sorted({row["bucket_size"] for row in solve} | {64, 1024, 8192, 16384})
+    rows = []
+    for method in ("alq", "amq", "optimal"):
+        own = {row["bucket_size"]: row["median"] for row in solve if row["method"] == method and row["bits"] == 3}
+        rows.append([f"fit `{method}`, ms", *(f"{own[size]:.2f}" if size in own else "" for size in sizes)])
+    own = {row["bucket_size"]: row["encode_ns"] for row in encode if row["table"] == "uniform"}
+    rows.append(["encode, ns a coordinate", *(f"{own[size]:.2f}" if size in own else "" for size in sizes)])
+    return _section(
+        "What does it cost at small and at large buckets?",
+        "`python benchmarks/levels.py`, `python benchmarks/buckets.py`",
+        "Milliseconds of one fit at 3 bits, and nanoseconds to encode a coordinate on one core.",
+        _table(["", *map(str, sizes)], rows),
+    )
+
+
+def lopsided_tables() -> str:
+    """Answer with the time to encode, by table."""
+    encode = [row for row in _read("buckets")["encode_ns"] if row["bucket_size"] == 1024]
+    rows = [[row["table"], f"{row['encode_ns']:.3f}"] for row in encode]
+    return _section(
+        "Is AMQ with p other than 1/2 slower to encode?",
+        "`python benchmarks/buckets.py`",
+        "Powers of 1/2 could be found by shifting bits. The codec looks every table up instead, and takes as "
+        "long for each:",
+        _table(["table of 3 bits", "ns a coordinate"], rows),
+    )
+
+
+def ternary() -> str:
+    """Answer with TernGrad's variance with and without clipping, and its accuracy."""
+    variance = [row for row in _read("levels")["relative_variance"] if row["bits"] == 2 and row["step"] == 100]
+    rows = [[str(row["bucket_size"]), f"{row['terngrad']:.3g}", f"{row['terngrad_unclipped']:.3g}"] for row in variance]
+    trained = {row["run"]: row for row in _read("accuracy")["rows"]}
+    plain, own = trained["fp32"], trained["terngrad 2 bits"]
+    return _section(
+        "TernGrad has three levels: with clipping or without?",
+        "`python benchmarks/levels.py`, `python benchmarks/accuracy.py`",
+        "Relative variance, bias counted. It is ternary: two bits carry three levels, and one code is never used. "
+        f"Clipping at 2.5 standard deviations is what `terngrad` does. Accuracy with clipping: {_percent(own)}, fp32 "
+        f"{_percent(plain)} (four ranks, {len(own['test_accuracy'])} seeds).",
+        _table(["bucket", "clipped", "not clipped"], rows),
+    )
+
+
+def adaptation() -> str:
+    """Answer with the share of a step that adapting takes."""
+    found = _read("adaptation")
+    rows = []
+    for method, bits in dict.fromkeys((row["method"], row["bits"]) for row in found["rows"]):
+        own = [row for row in found["rows"] if (row["method"], row["bits"]) == (method, bits)]
+        share = statistics.mean(row["share"] for row in own)
+        rows.append(
+            [method, str(bits), f"{100 * share:.2f} %", f"{statistics.mean(row['update_ms'] for row in own):.0f}"]
+        )
+    return _section(
+        "What does adapting cost?",
+        "`python benchmarks/adaptation.py`",
+        f"Share of training time at an adaptation every {found['every']} steps, statistics, fit and "
+        "broadcast; the paper "
+        "reports 0.4 to 0.5 %. Milliseconds of one adaptation, on a busy machine.",
+        _table(["method", "bits", "share", "ms"], rows),
+    )
+
+
+def missing() -> str:
+    """Name what has not been measured."""
+    return (
+        "## What is missing\n\n"
+        "* SGD against SuperSGD, each tuned, at equal steps and equal epochs.\n"
+        "* Robustness to momentum and batch size: what is shown here is bucket size and bits only.\n"
+        "* Anything on a GPU, on CIFAR or on ImageNet.\n"
+    )
+
+
+SECTIONS: tuple[Callable[[], str], ...] = (
+    bytes_on_the_wire, many_workers, size_of_buckets, cost_of_buckets, lopsided_tables, ternary, adaptation, missing,
+)  # fmt: skip
+
+
+def page() -> str:
+    """Return the page."""
+    return "\n".join([HEAD, *(section() for section in SECTIONS)])
+
+
+def main() -> int:
+    """Write the page, or say whether it is as it should be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is not up to date")
+    args = parser.parse_args()
+    made = page()
+    if args.check:
+        if PAGE.exists() and PAGE.read_text(encoding="utf-8") == made:
+            return 0
+        print(f"{PAGE.relative_to(ROOT)} is not what benchmarks/evidence.py makes: run it", file=sys.stderr)
+        return 1
+    PAGE.write_text(made, encoding="utf-8")
+    print(f"wrote {PAGE.relative_to(ROOT)}")
+    return 0
+
+
+def _read(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _percent(row: dict[str, Any]) -> str:
+    return f"{100 * row['mean']:.2f} ± {100 * row['standard_error']:.2f} %"
+
+
+def _section(question: str, command: str, text: str, table: str) -> str:
+    return f"## {question}\n\n{text} ({command})\n\n{table}"
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
