@@ -112,6 +112,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alq-hvd" / "kernels"
 
 
+def _make(folder: Path) -> None:
+    """Make a folder in which nobody else may put code for this user's GPU, whatever the umask."""
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+
 def _kept(folder: Path, key: str) -> Path | None:
     return next(iter(sorted(folder.glob(f"{key}.*.cubin"))), None)
 
@@ -119,7 +124,7 @@ def _kept(folder: Path, key: str) -> Path | None:
 @contextmanager
 def _only_compiler(folder: Path) -> Iterator[None]:
     """Wait until no other process compiles into ``folder``; where the file system has no locks, compile beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     with open(folder / "lock", "a") as lock:
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -156,7 +161,7 @@ def whole(code: bytes) -> bytes:
 
 def _write(folder: Path, key: str, symbol: str, code: bytes) -> Path:
     """Write a file that is whole as soon as it is there: other ranks look for it too."""
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
         file.write(code)
     os.chmod(file.name, 0o644)  # a folder made ahead of time serves other users
