@@ -50,15 +50,26 @@ def run(
     *,
     dtype: torch.dtype = torch.float32,
     names: bool = True,
+    kernels: bool = True,
     place: Callable[[LoopbackCommunicator], Communicator] = lambda ranks: ranks,
     **options: Any,
 ) -> bytes:
-    """Return the weights of all ranks, which must be the same; ``place`` tells a rank more about its world."""
+    """Return the weights of all ranks, which must be the same; ``place`` tells a rank more about its world.
+
+    Args:
+        size: how many ranks.
+        devices_of: of each rank.
+        dtype: of the gradients.
+        names: parameters have names.
+        kernels: the device is expected to encode and decode.
+        place: see above.
+        options: of the compression.
+    """
 
     def program(ranks: LoopbackCommunicator) -> bytes:
         model, devices = network(dtype, "cpu"), devices_of(ranks.rank)
         result = train(ranks, model, compressor(place(ranks), model, devices, names=names, **options))
-        if devices is not None:
+        if devices is not None and kernels:
             launched = " ".join(devices.device.launched)
             assert "alq::encode" in launched
             assert "alq::decode_" in launched
@@ -73,6 +84,13 @@ def test_weights_are_the_same_where_sums_are_dithered() -> None:
     options: dict[str, Any] = {"exchange": "two_shot", "dtype": torch.bfloat16, "bits": 4}
     assert run(3, on_device, dither=True, **options) == run(3, on_host, dither=True, **options)
     assert run(3, on_host, dither=True, **options) != run(3, on_host, dither=False, **options)
+
+
+@each("exchange", ["allgather", "two_shot"])
+def test_weights_are_the_same_where_blocks_have_widths_of_their_own(exchange: str) -> None:
+    options: dict[str, Any] = {"exchange": exchange, "dtype": torch.bfloat16, "bits": 1.5, "bucket_size": 64}
+    options |= {"widths": "adaptive", "error_feedback": exchange == "two_shot", "kernels": False}
+    assert run(3, on_device, **options) == run(3, on_host, **options)
 
 
 @each("exchange", ["allgather", "two_shot"])
