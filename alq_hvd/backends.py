@@ -20,7 +20,7 @@ _REMEDIES = {
     "matplotlib": "pip install 'alq-hvd[report]'",
     "alq_hvd.accumulation._native": "run `make setup` in a checkout, or pip install --force-reinstall alq-hvd",
     "alq_hvd.checkpoint._shield": "run `make setup` in a checkout of alq_hvd, or pip install --force-reinstall alq-hvd",
-    "alq_hvd.codec._native": "reinstall alq_hvd with a C++17 compiler at hand: pip install --force-reinstall alq-hvd",
+    "alq_hvd.codec._native": "install a C++17 compiler, then pip install --force-reinstall alq-hvd",
 }
 
 
@@ -78,7 +78,7 @@ def horovod() -> Any:
 def mpi() -> Any:
     """Return ``mpi4py.MPI`` without letting mpi4py initialise or finalise MPI on its own.
 
-    Horovod initialises MPI with MPI_THREAD_MULTIPLE; whoever comes second must not do it again.
+    Horovod initialises MPI with MPI_THREAD_MULTIPLE; the second user must not do it again.
     """
     require("mpi4py")
     return importlib.import_module("mpi4py.MPI")

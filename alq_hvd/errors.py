@@ -1,11 +1,11 @@
 """Every error this package raises, under one root.
 
-Each message says what was expected, what was got, on which rank where ranks matter, and what to do about it.
+Each message says what was expected, what was received, on which rank where ranks matter, and what to do about it.
 """
 
 
 class AlqError(Exception):
-    """Be the root of all errors of this package: ``except AlqError`` catches them all."""
+    """The root of all errors of this package: ``except AlqError`` catches them all."""
 
 
 class ConfigurationError(AlqError, ValueError):

@@ -42,7 +42,7 @@ CALLS, REPEATS = 200, 15
 
 @dataclass(frozen=True)
 class EmptyDevice:
-    """Be a device on which nothing happens; its memory is the host's."""
+    """A device on which nothing happens; its memory is the host's."""
 
     name: str = "cpu"
     shared_bytes: int = 211 * 1024

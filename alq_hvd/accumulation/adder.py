@@ -22,7 +22,7 @@ class Adder:
         term: bits to which each term is rounded to nearest first, 1 to 23; ``None`` leaves them as they are.
 
     Raises:
-        ConfigurationError: naming the attribute, its valid values and what was got.
+        ConfigurationError: naming the attribute, its valid values and the value received.
     """
 
     mantissa: int = FULL

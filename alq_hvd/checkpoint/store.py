@@ -100,7 +100,7 @@ class CheckpointStore:
         if complaints:
             raise CheckpointError(
                 f"expected at least one whole checkpoint in {self.directory}, got none: {'; '.join(complaints)}. "
-                "Give another directory to begin anew"
+                "Give another directory to start again"
             )
         return None
 

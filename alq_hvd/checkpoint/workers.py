@@ -79,7 +79,7 @@ def shield_workers(signals: Sequence[signal.Signals] = SIGNALS) -> None:
     """Shield every process that this one starts from now on; a ``PreemptionGuard`` does it for those started inside.
 
     Call it at the start of a program that starts its workers before its guard. A shielded process takes ``signals``
-    from its parent alone, as long as it lives; SIGKILL ends it as ever.
+    from its parent alone, as long as it lives; SIGKILL still ends it.
 
     Raises:
         BackendUnavailable: when the compiled handler is missing.

@@ -17,13 +17,13 @@ COMMANDS = {
     "bench": "measure how fast the codecs are on this machine, beside a plain copy of memory",
     "doctor": "say what is installed, try every codec and transport, and name the command that fixes what fails",
     "kernels": "compile the CUDA kernels ahead of time, so that no rank of a job has to",
-    "levels": "fit levels to a gradient you dumped and compare every method on it",
-    "nodes": "measure every node of a job and name the odd ones; start it with launch/check_cluster.sh",
+    "levels": "fit levels to a saved gradient and compare every method on it",
+    "nodes": "measure every node of a job and name those that differ; start it with launch/check_cluster.sh",
     "plan": "predict bytes, time and error of every exchange in a cluster, and recommend one",
-    "report": "make one HTML page out of finished runs: throughput, efficiency, bytes, accuracy, levels",
+    "report": "make one HTML page from finished runs: throughput, efficiency, bytes, accuracy, levels",
     "sbatch": "render a Slurm batch script from options, and submit it",
     "torchrun": "start the ranks of one node for a program of torch.distributed; run it once on every node",
-    "weights": "quantise the weights of a saved model by every scheme, and compare them a layer",
+    "weights": "quantise the weights of a saved model with every scheme, and compare them layer by layer",
 }
 """Subcommand -> one line of help. ``alq_hvd/cli/<subcommand>.py`` defines ``add_parser(subparsers)`` and ``run(args)``.
 

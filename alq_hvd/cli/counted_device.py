@@ -13,7 +13,7 @@ from alq_hvd.codec.cuda_device import Device, Download, Tensor
 
 @dataclass(frozen=True)
 class CountedDevice:
-    """Be ``device``, and write down every launch.
+    """Wrap ``device`` and record every launch.
 
     Attributes:
         device: that does the work.

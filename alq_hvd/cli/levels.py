@@ -71,7 +71,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add ``levels`` to the command line and return its parser."""
     parser = subparsers.add_parser(
         "levels",
-        help="fit levels to a gradient you dumped and compare every method on it",
+        help="fit levels to a saved gradient and compare every method on it",
         description="Fit levels to a gradient (.npy, floats of any shape) and tell what they do to it.",
     )
     parser.add_argument("gradient", type=Path, metavar="GRADIENT.npy", help="as written by numpy.save")

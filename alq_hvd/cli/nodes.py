@@ -22,9 +22,9 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     """Add the options of this subcommand."""
     parser = subparsers.add_parser(
         "nodes",
-        help="measure every node of a job and name the odd ones; start it with launch/check_cluster.sh",
+        help="measure every node of a job and name those that differ; start it with launch/check_cluster.sh",
         description="Measure cores, GPUs, versions, clock, latency and bandwidth of every node and name those unlike "
-        "the others. Start one rank a node, which launch/check_cluster.sh does. Status 1: there are odd nodes.",
+        "the others. Start one rank a node, which launch/check_cluster.sh does. Status 1: some nodes differ.",
     )
     parser.add_argument("--megabytes", type=int, default=32, metavar="N", help="sent each way to measure (default: 32)")
     return parser

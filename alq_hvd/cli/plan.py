@@ -64,7 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=UNIFORM,
         help="adaptive: a width a block, --bits are means such as 0.75; give your --gradient (default %(default)s)",
     )
-    add("--gradient", type=Path, metavar="FILE.npy", help="of yours, to take the variance from (default: normal)")
+    add("--gradient", type=Path, metavar="FILE.npy", help="your own gradient, whose variance is used (default: normal)")
     add("--coherence", type=float, default=0.0, metavar="X", help="|E g|^2 / E|g|^2, 0 (noise, default) to 1 (equal)")
     add(
         "--error",

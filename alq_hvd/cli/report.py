@@ -20,7 +20,7 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     """Add the options of this subcommand."""
     parser = subparsers.add_parser(
         "report",
-        help="make one HTML page of throughput, efficiency, bytes, accuracy and levels out of finished runs",
+        help="make one HTML page of throughput, efficiency, bytes, accuracy and levels from finished runs",
         description="Make one self-contained HTML page out of the records of finished runs: throughput, speed-up and "
         "efficiency by number of ranks, bytes, the split of a step's time, accuracy, levels, machine and software. "
         "Runs that cannot be used are named; status 1 says that there were some, 2 that no page was made.",

@@ -55,7 +55,7 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     size.add_argument("--gres", metavar="LIST", help="as in sbatch; gpu:a100:4 names the kind of the GPUs")
     size.add_argument("--mem", metavar="SIZE", help="of a node, such as 200G")
     size.add_argument("--mem-per-cpu", metavar="SIZE", help="of a core, such as 4G")
-    size.add_argument("--exclusive", action="store_true", help="share the nodes with nobody")
+    size.add_argument("--exclusive", action="store_true", help="do not share the nodes")
     time = parser.add_argument_group("time")
     time.add_argument("--time", default="04:00:00", metavar="[D-]HH:MM:SS", help="limit (default: 04:00:00)")
     time.add_argument("--signal-seconds", type=int, default=300, metavar="N", help="stop this early (default: 300)")

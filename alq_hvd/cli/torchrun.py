@@ -60,7 +60,7 @@ def torchrun_words(args: argparse.Namespace, environment: Mapping[str, str]) -> 
     """Return the arguments of torchrun.
 
     Raises:
-        ConfigurationError: naming the option, what was expected and what was got.
+        ConfigurationError: naming the option, what was expected and what was received.
     """
     nodes, node = (_number(name, getattr(args, name), environment) for name in _OF_SLURM)
     require_int("nodes", nodes, 1, 100_000)

@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add ``weights`` to the command line and return its parser."""
     parser = subparsers.add_parser(
         "weights",
-        help="quantise the weights of a saved model by every scheme, and compare them a layer",
+        help="quantise the weights of a saved model with every scheme, and compare them layer by layer",
         description="Quantise every weight of two or more dimensions in a saved state_dict, each counting the same "
         "(no curvature), and tell error, scale, values and bytes.",
     )

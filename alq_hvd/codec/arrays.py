@@ -36,7 +36,7 @@ class Error(NamedTuple):
 
 
 class Departure(Protocol):
-    """Stand for records that are being copied to the host."""
+    """Represent records that are being copied to the host."""
 
     def done(self) -> bool:
         """Return whether ``wait`` would return at once."""
@@ -143,7 +143,7 @@ class Arrays(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HostArrays:
-    """Be NumPy's arrays in host memory; see ``Arrays``."""
+    """NumPy's arrays in host memory; see ``Arrays``."""
 
     staging: None = None
 

@@ -66,7 +66,7 @@ class Codec(Protocol):
 
         Raises:
             WireFormatError: when a record is damaged or was encoded under another configuration; on a device, where
-                decoding is waited for by nobody, ``raise_for_damage`` raises it.
+                nothing waits for decoding, ``raise_for_damage`` raises it.
         """
         ...
 

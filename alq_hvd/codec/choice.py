@@ -95,5 +95,5 @@ def choose_codec(name: str) -> Codec:
         return ReferenceCodec()
     if name == "native" or backends.available("alq_hvd.codec._native"):
         return NativeCodec()
-    _logger.warning("the C++ codec is not compiled; NumPy, some seventy times slower, serves. Run `alq-hvd doctor`")
+    _logger.warning("the C++ codec is not compiled; using NumPy, about seventy times slower. Run `alq-hvd doctor`")
     return ReferenceCodec()

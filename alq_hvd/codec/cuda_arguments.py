@@ -27,7 +27,7 @@ _dtype = attrgetter("dtype")
 
 
 class Placed(NamedTuple):
-    """Be the non-empty tensors of a fusion group as kernels find them; each was asked once for what is here.
+    """The non-empty tensors of a fusion group as kernels find them; each was asked once for what is here.
 
     Attributes:
         parts: the tensors.

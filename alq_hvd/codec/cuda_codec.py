@@ -248,7 +248,7 @@ class CudaCodec(Codec):
     def _group(self, layout: RecordLayout, levels: Levels, key: StreamKey, keeps: bool = False) -> cuda_structs.Struct:
         """Return how an encoder quantises with ``key``; ``keeps`` what it loses.
 
-        Registers do not hold what is rare: strata that are shifted anew within a tile, and a dither beside a residual.
+        Registers do not hold what is rare: strata that are shifted again within a tile, and a dither beside a residual.
         """
         strata = _strata(layout.quantiser, key)
         unshifted = self._memory.unshifted() if strata.parts > 1 else 0

@@ -22,7 +22,7 @@ _get_device = methodcaller("get_device")
 
 
 class Download(Protocol):
-    """Stand for bytes on their way to the host."""
+    """Represent bytes on their way to the host."""
 
     def done(self) -> bool:
         """Return whether ``wait`` would return at once."""
@@ -93,7 +93,7 @@ class Device(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CudaDevice:
-    """Be one CUDA device; see ``Device``.
+    """One CUDA device; see ``Device``.
 
     Attributes:
         number: of the device, as PyTorch counts.

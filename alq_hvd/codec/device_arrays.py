@@ -17,7 +17,7 @@ from alq_hvd.codec.cuda_stream import StreamOrder
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Be the values of a fusion group without copying them together: flat tensors, one after another.
+    """The values of a fusion group without copying them together: flat tensors, one after another.
 
     Attributes:
         tensors: contiguous, one-dimensional, of one dtype and device.
@@ -49,7 +49,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class DeviceArrays:
-    """Be tensors on a device; see ``Arrays`` and ``Staging``. What is started keeps the order of ``StreamOrder``.
+    """Tensors on a device; see ``Arrays`` and ``Staging``. What is started keeps the order of ``StreamOrder``.
 
     Attributes:
         device: where the tensors are.

@@ -24,7 +24,7 @@ MOST_STRATA = 2**16
 DRAW_BITS = 24
 """A float32 holds integers of so many bits."""
 PERIOD = 1024
-"""Elements after which the permutations repeat, shifted anew."""
+"""Elements after which the permutations repeat, shifted again."""
 POLYNOMIALS = (0x2, 0x3, 0x7, 0xB, 0x13, 0x25, 0x43, 0x83, 0x11B, 0x211, 0x409, 0x805, 0x1053, 0x201B, 0x402B, 0x8003,
                0x1002B)  # fmt: skip
 """By k, an irreducible polynomial of degree k over two elements: 2^k strata are counted in the field that it makes."""
@@ -91,7 +91,7 @@ def strata(key: Strata, index: Words) -> Words:
     >> 16, b = (x & 0xffff) q >> 16 and b' = y q >> 32; the stratum is a place + b + b', in the field of q elements.
 
     One random map serves each c and one random shift each t: the maps at any two elements are independent as if all
-    were drawn anew, and so is every covariance of errors.
+    were drawn again, and so is every covariance of errors.
     """
     count, polynomial = key.parts, polynomial_of(key.parts)
     x = random_bits(key, np.arange(PERIOD, dtype=np.uint32))

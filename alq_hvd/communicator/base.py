@@ -24,7 +24,7 @@ _LARGEST_PIECE = 2**30
 
 
 class Pending(Protocol[ResultOut]):
-    """Stand for a collective in flight."""
+    """Represent a collective in flight."""
 
     def done(self) -> bool:
         """Return whether ``wait`` would return at once."""

@@ -144,7 +144,7 @@ class _Rooted:
 
 
 class LoopbackCommunicator:
-    """Be one rank of a ``LoopbackWorld``; see ``Communicator``."""
+    """One rank of a ``LoopbackWorld``; see ``Communicator``."""
 
     def __init__(self, world: LoopbackWorld, rank: int) -> None:
         self.world = world

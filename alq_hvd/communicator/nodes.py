@@ -25,7 +25,7 @@ class Nodes:
 
 @runtime_checkable
 class OnNodes(Protocol):
-    """Be a communicator that knows its nodes: a simulated world."""
+    """A communicator that knows its nodes: a simulated world."""
 
     @property
     def nodes(self) -> Nodes:

@@ -210,7 +210,7 @@ class _Members:
 
 @dataclass(frozen=True, slots=True)
 class Started(Generic[Result]):
-    """Stand for a collective that torch runs.
+    """Represent a collective that torch runs.
 
     Attributes:
         work: torch's handle.
@@ -244,7 +244,7 @@ class Started(Generic[Result]):
 
 @dataclass(frozen=True, slots=True)
 class Arrived(Generic[Result]):
-    """Be what needs no collective, such as payloads that are empty on all ranks."""
+    """What needs no collective, such as payloads that are empty on all ranks."""
 
     result: Result
 

@@ -44,55 +44,57 @@ class Options:
         norm: ``"l2"`` or ``"linf"``; ``None`` for the method's own.
         clip: standard deviations to which each bucket is clamped first (a bias); ``None`` for the method's own.
         weight_exponent: power of the norm that weighs a bucket when levels are fitted; ``None`` for the method's own.
-        zero_level: hold a level that is exactly zero, so that what is zero on every rank comes out zero; ``None`` for
-            the method's own, which is yes from 2 bits on (ALQ, AMQ and their variants: 3), unless buckets are rotated.
+        zero_level: hold a level that is exactly zero, so that a coordinate that is zero on every rank stays zero;
+            ``None`` for the method's own, which is yes from 2 bits on (ALQ, AMQ and their variants: 3), unless buckets
+            are rotated.
         free_ends: let the outermost levels leave -1 and 1.
-        rotate: make every bucket look normal before it is quantised: less variance for more arithmetic; ``None`` for
-            the method's own, which is no but for ``eden``.
-        correlated: let ranks share out among them the numbers that rounding draws, so that their errors cancel: each
-            rank as unbiased as ever, less error of the mean, the same bytes and decoder. ``None``: yes, but for
+        rotate: rotate every bucket, so that its coordinates look normal: less variance for more arithmetic; ``None``
+            for the method's own, which is no except for ``eden``.
+        correlated: coordinate the random numbers of rounding between ranks, so that their errors partly cancel: each
+            rank stays unbiased, the mean has less error, bytes and decoder are the same. ``None``: yes, except for
             ``eden``, which draws none. See docs/decisions/0015-correlated-rounding.md.
-        dither: in the second shot, where one rank encodes a sum, let receivers draw the numbers of its rounding again
-            and take away what of its error they tell: as unbiased, a little more than half of the error, and no zero
-            stays zero. ``None``: where the table holds no zero anyway. See docs/decisions/0016-dither.md.
+        dither: in the second shot, where one rank encodes a sum, receivers draw the random numbers of its rounding
+            again and subtract the part of the error that they determine: still unbiased, with a little more than half
+            of the error, but zeros do not stay zero. ``None``: only where the table holds no zero.
+            See docs/decisions/0016-dither.md.
         exchange: ``"allgather"`` (few ranks), ``"two_shot"`` (many), ``"hierarchical"`` (several ranks a node: not
             quantised inside, two-shot between nodes), or ``"auto"``: the one that suits the world; see ``break_even``
             and ``exchange.kinds``.
-        ranks_per_node: for ``"hierarchical"``: ranks that follow each other and make a node; ``None``: ask the host.
+        ranks_per_node: for ``"hierarchical"``: number of consecutive ranks that form a node; ``None``: ask the host.
         break_even: measure link and codec before the first step, choose the exchange by time, and leave gradients to
             the host's all-reduce where compression would not pay. ``None``: where ``exchange`` is ``"auto"`` and the
-            host has an all-reduce. The choice depends on a measurement, so two runs of one program may not train alike;
-            ``False``, or an exchange by name, makes them.
+            host has an all-reduce. The choice depends on a measurement, so two runs of one program may train
+            differently; with ``False``, or an exchange by name, they do not.
         accumulator: float type of the sums inside the nodes of ``"hierarchical"``, and of gradients left to Horovod.
-            ``"auto"``: the cheapest whose rounding is lost beside the quantiser's, by ``alq_hvd.accumulation``; what is
-            left to Horovod is widened where its own type would not do, never narrowed. ``"fp32"``, ``"fp16"`` (which
-            overflows beyond 65504) or ``"bf16"``: that one, with a warning where the plan speaks against it.
-        error_feedback: add to each gradient what the last record lacked of it, so that nothing is lost for good. Costs
-            four bytes a coordinate and time to encode. Pauses, with a warning, while records lose more than they carry
-            (a relative variance of 1 or more).
-        start_at: so many steps, from the first of the training, sum gradients exactly; fits that fall into them are
-            done in the first step that is quantised.
+            ``"auto"``: the cheapest whose rounding is negligible beside the quantiser's (``alq_hvd.accumulation``);
+            gradients left to Horovod are widened where their own type is too narrow, never narrowed. ``"fp32"``,
+            ``"fp16"`` (which overflows beyond 65504) or ``"bf16"``: that type, with a warning where the plan advises
+            against it.
+        error_feedback: add the error of the last record to the next gradient, so that nothing is lost permanently.
+            Costs four bytes a coordinate and time to encode. Pauses, with a warning, while records lose more than they
+            carry (a relative variance of 1 or more).
+        start_at: number of steps at the start of the training that sum gradients exactly; fits scheduled in them are
+            done in the first quantised step.
         schedule: when levels are fitted; see ``Schedule.parse``.
         seed: of the stochastic rounding.
         fusion_elements: coordinates that travel together. More: fewer collectives; less overlap with the backward pass
             and of one group's codec with another's way. ``None``: what suits link and codec, where ``break_even``
             measures them; else 131072 a rank, at least 524288, at most 4194304.
-        min_elements: smaller gradients are left to the host's all-reduce, exact; so are those of fewer than 64
-            coordinates, whatever is given here. A bucket has one norm: a scalar whose gradient is large would drown
-            its neighbours.
+        min_elements: smaller gradients are left to the host's exact all-reduce, as are all gradients with fewer than 64
+            coordinates. A bucket has one norm, so a scalar with a large gradient would drown its neighbours.
         measure_every: steps between two measurements of this rank's quantisation variance, on which error feedback
             relies.
         codec: ``"auto"`` (``"cuda"`` for gradients on a GPU when cupy is installed, else ``"native"`` when compiled),
             ``"native"``, ``"reference"`` or ``"cuda"``. The bytes are the same, so it may differ between ranks.
-        device_records: hand records of GPU gradients to Horovod where they lie, for NCCL and GPUDirect, instead of by
-            way of pinned host memory. All compressed gradients of all ranks must be on GPUs, and Horovod must have
+        device_records: pass records of GPU gradients to Horovod on the GPU, for NCCL and GPUDirect, instead of through
+            pinned host memory. All compressed gradients of all ranks must be on GPUs, and Horovod must have
             been built with NCCL. Not yet run on one.
-        timeout: seconds after which a collective that nobody completes is an error.
+        timeout: seconds after which an incomplete collective is an error.
         name: prefix of the collectives' names, the same on every rank; a front end whose host pairs collectives by name
             makes it unique.
 
     Raises:
-        ConfigurationError: naming the option, its valid values and what was got.
+        ConfigurationError: names the option, its valid values and the value received.
     """
 
     method: str | Policy
@@ -129,7 +131,7 @@ class Options:
 
         Raises:
             ConfigurationError: see the class.
-            TypeError: for an option that there is not.
+            TypeError: for an unknown option.
         """
         unknown = sorted(options.keys() - {field.name for field in fields(cls)})
         if unknown:
@@ -145,7 +147,7 @@ class Options:
 
         Raises:
             ConfigurationError: see the class; also for ``name``, which stays.
-            TypeError: for an option that there is not.
+            TypeError: for an unknown option.
         """
         if changes.get("name", self.name) != self.name:
             raise ConfigurationError(f"name: expected it to stay {self.name!r}, got {changes['name']!r}")

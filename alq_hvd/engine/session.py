@@ -91,7 +91,7 @@ class Session:
     def reconfigure(self, **changes: Any) -> None:
         """Go on under other options from the next step on; call it between the same two steps on every rank.
 
-        Step and counters stay, and so do the levels of shots that are quantised as before. All ranks agree anew.
+        Step and counters stay, and so do the levels of shots that are quantised as before. All ranks agree again.
 
         Raises:
             ConfigurationError: for a value out of range; nothing has changed then.

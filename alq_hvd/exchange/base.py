@@ -130,7 +130,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """Be values that one shot quantises, whole or in chunks.
+    """Values that one shot quantises, whole or in chunks.
 
     Attributes:
         element: at which they start in the values of the exchange.

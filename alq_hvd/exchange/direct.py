@@ -13,7 +13,7 @@ from alq_hvd.exchange.staged import Carrier
 
 @runtime_checkable
 class TakesTensors(Protocol):
-    """Be a communicator that carries tensors of devices, too."""
+    """A communicator that carries tensors of devices, too."""
 
     @property
     def tensors(self) -> Carrier:

@@ -57,7 +57,7 @@ class InPieces:
 
 @dataclass(frozen=True, slots=True)
 class _Pieces:
-    """Stand for the pieces of one collective in flight."""
+    """Represent the pieces of one collective in flight."""
 
     started: Sequence[Pending[list[Bytes]]]
 

@@ -25,7 +25,7 @@ class Carrier(Protocol):
 
 @dataclass(slots=True)
 class StagedPending:
-    """Stand for a collective whose payloads are still on their way to the host, or that is in flight.
+    """Represent a collective whose payloads are still on their way to the host, or that is in flight.
 
     The collective starts when the device has delivered: at ``done``, ``start`` or ``wait``, whichever finds that out.
     """

@@ -28,7 +28,7 @@ _DIGEST_BYTES = 8
 class Allreduce:
     """Average tensors over ranks, in place, call by call; levels are fitted from call to call.
 
-    For outer gradients (DiLoCo, local SGD, federated rounds) and for programs of one's own. A call is a step: the
+    For outer gradients (DiLoCo, local SGD, federated rounds) and for your own programs. A call is a step: the
     schedule of the levels counts calls. It returns when every tensor is overwritten, with the same bits on all ranks.
 
     All ranks must agree on: the options, the tensors of a call (order, shapes, dtypes), the number of calls. Each call
@@ -40,12 +40,12 @@ class Allreduce:
             torch.distributed.
         method: as in ``alq_hvd.quantiser.methods.NAMES``.
         bits: width of a code; ``None`` for the method's usual one.
-        options: the other fields of ``Options``, by name. ``break_even`` is off unless asked for: who calls this wants
-            it. Tensors below ``min_elements`` travel together as float32.
+        options: the other fields of ``Options``, by name. ``break_even`` is off by default, because a call asks for
+            compression. Tensors below ``min_elements`` travel together as float32.
 
     Raises:
-        ConfigurationError: an option is out of range, or ``over`` reaches nobody.
-        TypeError: for an option that there is not.
+        ConfigurationError: an option is out of range, or ``over`` has no ranks.
+        TypeError: for an unknown option.
     """
 
     def __init__(self, over: Any = None, *, method: str = "optimal", bits: Any = None, **options: Any) -> None:
@@ -59,8 +59,8 @@ class Allreduce:
         """Overwrite each of ``tensors`` with its mean over the ranks, or its sum.
 
         Args:
-            tensors: dense floating ones on the host or on GPUs, contiguous or not; those of autograd are overwritten
-                behind its back.
+            tensors: dense floating ones on the host or on GPUs, contiguous or not; parameters are overwritten
+                without autograd noticing.
             op: ``"mean"`` or ``"sum"``.
 
         Raises:

@@ -29,13 +29,13 @@ _OF_RANK = (
 )
 _OF_SHOT = (
     _Family("relative_variance", "alq_hvd_relative_variance", "Latest E|Q(g)-g|^2/|g|^2 of what this rank quantised."),
-    _Family("levels_version", "alq_hvd_levels_version", "How often levels were fitted anew."),
+    _Family("levels_version", "alq_hvd_levels_version", "How often levels were fitted."),
     _Family("fit_is_due", "alq_hvd_fit_is_due", "1 while a scheduled fit could not be done yet."),
 )
 
 
 class PrometheusMetrics:
-    """Be a collector of prometheus-client that shows the latest ``metrics()`` it was given.
+    """A collector of prometheus-client that shows the latest ``metrics()`` it was given.
 
     ``update`` belongs into the training loop; ``prometheus_client.start_http_server(port)`` then answers from a thread
     of its own, and reads nothing that training changes.

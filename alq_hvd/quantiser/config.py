@@ -48,7 +48,7 @@ class QuantiserConfig:
             more than half of the variance is left, and no zero stays zero. Only where one rank draws for itself.
 
     Raises:
-        ConfigurationError: naming the option, its valid values and what was got.
+        ConfigurationError: naming the option, its valid values and the value received.
     """
 
     bits: int

@@ -85,7 +85,7 @@ class RunResult:
         """Check a decoded ``result.json``.
 
         Raises:
-            RunRecordError: naming the field, what was expected and what was got.
+            RunRecordError: naming the field, what was expected and what was received.
         """
         if not isinstance(document, Mapping):
             raise RunRecordError(f"expected a JSON object, got {_shown(document)}")

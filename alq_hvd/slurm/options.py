@@ -59,7 +59,7 @@ class JobOptions:
             whose number must be the same.
         mail_user, mail_type: whom Slurm tells of the job, and what of.
         more: other options of ``sbatch``, without ``--``, such as ``licenses=matlab:1`` or ``get-user-env``.
-        exclusive: share the nodes with nobody.
+        exclusive: do not share the nodes.
         modules: environment modules to load first.
         environment: where Python comes from.
         launcher: what starts the ranks.
@@ -68,7 +68,7 @@ class JobOptions:
             number of the array, ``%a`` for the index of the task.
 
     Raises:
-        ConfigurationError: naming the option, its valid values and what was got.
+        ConfigurationError: naming the option, its valid values and the value received.
     """
 
     nodes: int = 1

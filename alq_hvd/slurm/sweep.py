@@ -40,7 +40,7 @@ class Sweep:
             shared by several jobs.
 
     Raises:
-        ConfigurationError: naming the option, its valid values and what was got.
+        ConfigurationError: naming the option, its valid values and the value received.
     """
 
     sizes: tuple[int, ...]

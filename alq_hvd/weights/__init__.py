@@ -1,4 +1,4 @@
-"""Quantised weights for data-parallel training: loss-aware schemes, baselines, learnt gradients through the rounding.
+"""Quantised weights for data-parallel training: loss-aware schemes, baselines, learned gradients through the rounding.
 
 ``quantize_weights(model, "laq", bits=3, optimizer=optimizer)``; see docs/guides/quantised-weights.md. Names are
 imported when they are first used, because most of them need torch and the theory does not.

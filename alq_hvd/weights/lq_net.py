@@ -1,4 +1,4 @@
-"""LQ-Net, a baseline: each output channel has levels of its own, sums of a few learnt values with signs.
+"""LQ-Net, a baseline: each output channel has levels of its own, sums of a few learned values with signs.
 
 References:
     Zhang, Yang, Ye, Hua, "LQ-Nets: Learned Quantization for Highly Accurate and Compact Deep Neural Networks", ECCV
@@ -22,7 +22,7 @@ _KEPT = 0.9
 
 @dataclass(frozen=True, slots=True)
 class LqNet:
-    """Have values v . e with e in {-1, +1}^bits, where v is learnt for each output channel: ``lq_net``.
+    """Have values v . e with e in {-1, +1}^bits, where v is learned for each output channel: ``lq_net``.
 
     1. Codes: the nearest of the 2^bits sums. 2. v by least squares for these codes. 3. Again. Every weight counts the
     same; in training one round a step goes into a moving average of v. Gradients are applied to the weights unchanged.

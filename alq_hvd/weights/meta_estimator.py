@@ -35,7 +35,7 @@ MANY_WEIGHTS = 1_000_000
 
 
 class Calibrated(Protocol):
-    """Be a scheme that MetaQuant is defined for: ``dorefa`` or ``bwn``."""
+    """A scheme that MetaQuant is defined for: ``dorefa`` or ``bwn``."""
 
     def latent(self, weights: Tensor) -> Tensor:
         """Return w~, what is rounded."""

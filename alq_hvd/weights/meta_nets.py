@@ -30,7 +30,7 @@ class MetaGradient:
         hidden: width of the net.
         layers: of ``fcgrad`` and ``multifc``; two of width 100 are 200 parameters.
         activation: ``None`` or ``"tanh"`` between their layers. Without one, and without biases, the net multiplies
-            by a single learnt number, and is evaluated as that.
+            by a single learned number, and is evaluated as that.
         bias: give their layers biases.
         learning_rate: gamma, of Adam on the net's parameters.
         seed: of the net's first parameters, the same on every rank.
@@ -71,7 +71,7 @@ class MetaGradient:
 
 
 class MetaNet(Protocol):
-    """Be a ``torch.nn.Module`` that turns gradients into gradients."""
+    """A ``torch.nn.Module`` that turns gradients into gradients."""
 
     def __call__(self, gradient: Tensor, latent: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
         """Return M, in the shape of ``gradient``, and the next ``hidden``."""
@@ -95,7 +95,7 @@ class MetaNet(Protocol):
 
 
 class DenseNet(_Module):  # type: ignore[misc]  # torch is imported in one place, as Any
-    """Be FCGrad or MultiFC."""
+    """FCGrad or MultiFC."""
 
     def __init__(self, options: MetaGradient, generator: Any) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class DenseNet(_Module):  # type: ignore[misc]  # torch is imported in one place
 
 
 class LstmNet(_Module):  # type: ignore[misc]  # torch is imported in one place, as Any
-    """Be LSTMFC: one LSTM layer over the steps, its input the weight alone, and a linear layer with bias."""
+    """LSTMFC: one LSTM layer over the steps, its input the weight alone, and a linear layer with bias."""
 
     def __init__(self, options: MetaGradient, generator: Any) -> None:
         super().__init__()

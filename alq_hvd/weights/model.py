@@ -43,7 +43,7 @@ def quantize_weights(
 
     Each ``module.weight`` becomes a parametrisation (``torch.nn.utils.parametrize``): reading it gives q = Q(w), and
     the parameter, which optimizers hold already, stays the full weight w. Gradients are taken at q and applied to w.
-    After each ``optimizer.step()`` the scales are solved for anew, with the optimizer's second moment as curvature.
+    After each ``optimizer.step()`` the scales are solved for again, with the optimizer's second moment as curvature.
 
     All ranks must agree on: the model's weights, every option, and the averaged gradients of every step.
 
@@ -124,7 +124,7 @@ class QuantizedWeights:
             ConfigurationError: when it has none of the quantised weights, or another one is followed already.
         """
         if self._optimizer is not None:
-            raise ConfigurationError("attach: expected to be called once, got a second optimizer: quantise anew for it")
+            raise ConfigurationError("attach: expected to be called once, got a second: quantise again for it")
         held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
         missing = [layer.name for layer in self.layers if id(layer.weight) not in held]
         if len(missing) == len(self.layers) or (missing and self._meta is not None):

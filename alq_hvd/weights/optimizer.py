@@ -24,7 +24,7 @@ class QuantizedOptimizer(_Optimizer):  # type: ignore[misc]  # torch is imported
 
     Between two steps a parameter *is* its quantised weights, so the model computes with them, ``state_dict`` of the
     model can be shipped as it is, and ``.grad`` is the gradient at them. ``step()`` puts the full weights back, lets
-    the base optimizer change them, solves for the scales and quantises anew. The numbers are those of
+    the base optimizer change them, solves for the scales and quantises again. The numbers are those of
     ``quantize_weights`` with straight-through gradients; MetaQuant is for ``quantize_weights``.
 
         groups = [{"params": inner, "quant_bits": 3}, {"params": others}]

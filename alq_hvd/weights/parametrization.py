@@ -16,7 +16,7 @@ _Module: Any = torch.nn.Module
 
 
 class QuantizedWeight(_Module):  # type: ignore[misc]  # torch is imported in one place, as Any
-    """Give q = Q(w) to whoever reads ``module.weight``, and the gradient to w (``parametrizations.weight.original``).
+    """Return q = Q(w) for ``module.weight``, and the gradient to w (``parametrizations.weight.original``).
 
     ``scales``, a buffer, is all that q needs beside w: a ``state_dict`` holds both, and loading it gives back the
     same q. Assigning ``module.weight = w`` sets w and solves for the scales.

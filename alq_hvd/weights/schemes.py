@@ -156,7 +156,7 @@ _REGISTRY: dict[str, _Entry] = {
     "laq_log": _Entry("loss-aware, powers of 1/2: a * {0, ..., 1/4, 1/2, 1}, both signs", _powers, (2, 5), 3),
     "bwn": _Entry("mean |w| times the sign", lambda _: MeanSign(), (1, 1), 1),
     "dorefa": _Entry("equally spaced from -1 to 1 after tanh, no scale", DoReFa, (1, 8), 1),
-    "lq_net": _Entry("LQ-Net: sums of learnt values a channel, alternating least squares", LqNet, (1, 4), 2),
+    "lq_net": _Entry("LQ-Net: sums of learned values a channel, alternating least squares", LqNet, (1, 4), 2),
 }
 NAMES: tuple[str, ...] = tuple(_REGISTRY)
 _TERNARY = (0.0, 1.0)

@@ -136,8 +136,8 @@ def meta(
     scheme, estimator, name, rate = case
     model = copy.deepcopy(start)
     optimizer = getattr(torch.optim, name)(model.parameters(), lr=rate)
-    learnt: Any = "ste" if estimator == "ste" else MetaGradient(estimator, hidden=20 if estimator == "lstmfc" else 100)
-    quantize_weights(model, scheme, 1, skip=(), estimator=learnt, optimizer=optimizer)
+    learned: Any = "ste" if estimator == "ste" else MetaGradient(estimator, hidden=20 if estimator == "lstmfc" else 100)
+    quantize_weights(model, scheme, 1, skip=(), estimator=learned, optimizer=optimizer)
     for epoch in range(epochs):
         for images, labels in digits.batches(64, seed, 100 + epoch):
             optimizer.zero_grad()

@@ -27,7 +27,7 @@ class Task:
     Attributes:
         model: untrained.
         optimizer: of its parameters.
-        loss: of a minibatch that is drawn anew with every call.
+        loss: of a minibatch that is drawn again with every call.
         validate: returns the loss on what is not trained on.
     """
 

@@ -29,7 +29,7 @@ LAG = 1.5
 
 
 class Broken(RuntimeError):
-    """Stand for a mistake of the user's program on one rank."""
+    """Represent a mistake of the user's program on one rank."""
 
 
 def go_wrong(fault: str) -> None:

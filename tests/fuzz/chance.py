@@ -6,7 +6,7 @@ import random
 
 
 class Chance:
-    """Stand for atheris's provider of data, by chance alone."""
+    """Represent atheris's provider of data, by chance alone."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)

@@ -11,7 +11,7 @@ import torch
 
 @dataclass(frozen=True)
 class Bucket:
-    """Stand for a ``torch.distributed.GradBucket``."""
+    """Represent a ``torch.distributed.GradBucket``."""
 
     number: int
     last: bool

@@ -57,7 +57,7 @@ def together(bits: int) -> list[Way]:
     for number, (bucket_size, element, elements) in enumerate(
         [
             *[(1024 << (bits + turn) % 4, 1024 * 8191, HELD) for turn in range(2)],
-            (8192, 1024 * 5 + 3, HELD),  # strata are shifted anew within a tile
+            (8192, 1024 * 5 + 3, HELD),  # strata are shifted again within a tile
             (512, 2**32 - 700, 2500),  # and where numbers of elements begin again
             (1000, 77, 2300),
         ]

@@ -25,7 +25,7 @@ UNASKED_SHARED = 48 * 1024
 
 
 class CUDADriverError(RuntimeError):
-    """Be what cupy raises."""
+    """What cupy raises."""
 
 
 @dataclass
@@ -94,7 +94,7 @@ def cupy_of(driver: Driver, nvrtc: Nvrtc, capability: str = "90") -> Any:
             self.attributes = {"MaxSharedMemoryPerBlockOptin": MOST_SHARED}
 
         def __enter__(self) -> None:
-            """Be the current device."""
+            """The current device."""
 
         def __exit__(self, *exception: object) -> None:
             """Be it no longer."""
@@ -104,7 +104,7 @@ def cupy_of(driver: Driver, nvrtc: Nvrtc, capability: str = "90") -> Any:
 
 @dataclass(frozen=True)
 class Stream:
-    """Be a stream of PyTorch."""
+    """A stream of PyTorch."""
 
     cuda_stream: int = 0
 

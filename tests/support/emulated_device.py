@@ -88,7 +88,7 @@ def run_kernel(name: str, blocks: int, arguments: Sequence[Any], shared_bytes: i
 
 @dataclass(frozen=True, eq=False)
 class EmulatedDevice:
-    """Be a device whose memory is the CPU's; see ``alq_hvd.codec.cuda_device.Device``.
+    """A device whose memory is the CPU's; see ``alq_hvd.codec.cuda_device.Device``.
 
     Attributes:
         launched: names of the kernels that were started, in order.

@@ -61,7 +61,7 @@ needs_nvrtc = pytest.mark.skipif(find() is None, reason="needs the wheel nvidia-
 
 
 class NVRTCError(RuntimeError):
-    """Be what cupy raises."""
+    """What cupy raises."""
 
 
 class Nvrtc:

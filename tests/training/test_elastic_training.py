@@ -124,7 +124,7 @@ def test_ranks_come_and_the_first_ones_are_killed(tmp_path: Path) -> None:
         first, *_ = run.results()
     assert [two[rank].pid for rank in (0, 1)] == [four[rank].pid for rank in (2, 3)]
     assert [world["size"] for world in first["worlds"]] == [2, 4, 2]
-    assert [world["levels_version"] for world in first["worlds"]] == [0, 2, 2]  # what the first two have learnt
+    assert [world["levels_version"] for world in first["worlds"]] == [0, 2, 2]  # what the first two have learned
     assert 20 <= first["worlds"][1]["step"] <= first["worlds"][2]["step"] < STEPS
     assert all(world["step"] % COMMIT_EVERY == 0 for world in first["worlds"])
     assert first["levels_version"] == 4

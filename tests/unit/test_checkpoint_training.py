@@ -24,7 +24,7 @@ from tests.support.cases import each
 
 
 class Counter:
-    """Stand for a codec: a state that differs from rank to rank."""
+    """Represent a codec: a state that differs from rank to rank."""
 
     def __init__(self, count: int = 0) -> None:
         self.count = count
@@ -145,7 +145,7 @@ def test_every_rank_hears_that_rank_0_could_not_write(tmp_path: Path) -> None:
 
 
 class Broken:
-    """Stand for an object whose state cannot be saved on one rank."""
+    """Represent an object whose state cannot be saved on one rank."""
 
     def __init__(self, state: Callable[[], dict[str, Any]]) -> None:
         self.state_dict = state

@@ -110,7 +110,7 @@ def test_the_warning_of_the_mode_that_gpu_tests_use_is_no_error() -> None:
 
 @dataclass(frozen=True, eq=False)
 class StreamingDevice(EmulatedDevice):
-    """Be a device whose current stream the test chooses, and write down whose memory was kept."""
+    """A device whose current stream the test chooses, and write down whose memory was kept."""
 
     current: list[str] = field(default_factory=lambda: ["first"])
     followed: list[str] = field(default_factory=list)

@@ -355,7 +355,7 @@ def test_one_rank_that_can_not_hand_its_records_over_stops_all() -> None:
 
 
 class Everyone:
-    """Be a process set of Horovod's that includes this rank."""
+    """A process set of Horovod's that includes this rank."""
 
     def included(self) -> bool:
         return True

@@ -80,10 +80,10 @@ def test_call_order_is_learnt_in_the_first_step() -> None:
     tensors = [torch.zeros(6), torch.zeros(1), torch.zeros(6)]
     assert [keys.locate(tensor) is None for tensor in tensors] == [False, True, False]
     assert keys.gradients is None
-    learnt = keys.end_of_calls()
+    learned = keys.end_of_calls()
     keys.end_step()
-    assert [gradient.elements for gradient in learnt] == [6, 6]
-    assert [keys.locate(tensor) for tensor in tensors] == [learnt[0], None, learnt[1]]
+    assert [gradient.elements for gradient in learned] == [6, 6]
+    assert [keys.locate(tensor) for tensor in tensors] == [learned[0], None, learned[1]]
 
 
 @pytest.mark.parametrize("second_step", [[7, 6], [6, 6, 6]])

@@ -47,7 +47,7 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
 
 
 class Writer:
-    """Stand for a program's own SummaryWriter."""
+    """Represent a program's own SummaryWriter."""
 
     def __init__(self) -> None:
         self.points: list[tuple[str, float, int]] = []

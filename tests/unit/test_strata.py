@@ -91,7 +91,7 @@ def test_each_rank_is_uniform_and_no_two_share_a_stratum(ranks: int) -> None:
 def test_two_ranks_take_every_pair_of_strata_equally_often(ranks: int) -> None:
     """The variance of a mean depends on pairs alone: so it is that of true random permutations.
 
-    1024 permutations repeat, shifted anew, so pairs are counted over steps, one tile of each.
+    1024 permutations repeat, shifted again, so pairs are counted over steps, one tile of each.
     """
     count, pairs = strata_for(ranks), {(0, 1), (0, ranks - 1), (ranks // 2, ranks - 1)}
     for one, other in (pair for pair in pairs if pair[0] != pair[1]):
@@ -105,7 +105,7 @@ def test_two_ranks_take_every_pair_of_strata_equally_often(ranks: int) -> None:
 
 @pytest.mark.parametrize("ranks", [2, 7, 16])
 def test_elements_are_independent_of_each_other(ranks: int) -> None:
-    """Also those that take the same permutation, shifted anew: no errors of two elements are correlated.
+    """Also those that take the same permutation, shifted again: no errors of two elements are correlated.
 
     A step has 1024 permutations, and shifts that far from each other are few: both are counted over steps.
     """

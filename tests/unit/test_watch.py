@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Horovod:
-    """Stand for Horovod: a call of ``synchronize`` ends when it is shut down."""
+    """Represent Horovod: a call of ``synchronize`` ends when it is shut down."""
 
     def __init__(self) -> None:
         self.down = threading.Event()

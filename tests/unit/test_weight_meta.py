@@ -63,7 +63,7 @@ def bwn(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class PlainNet:
-    """Be the meta net layer by layer, never collapsed, from the parameters of ours."""
+    """The meta net layer by layer, never collapsed, from the parameters of ours."""
 
     def __init__(self, kind: str, ours: nn.Module) -> None:
         self.kind = kind
@@ -202,7 +202,7 @@ def test_steps_equal_an_independent_computation_in_the_published_order() -> None
                     float((new - old.detach()).abs().max())
                     for new, old in zip(state.values(), net.parameters(), strict=True)
                 )
-                assert moved > GAMMA, "phi must have learnt something, or nothing was compared"
+                assert moved > GAMMA, "phi must have learned something, or nothing was compared"
 
 
 def test_collapsed_nets_equal_the_layers_they_stand_for() -> None:

@@ -175,15 +175,15 @@ def test_lq_net_follows_each_channel_and_beats_equal_spacing() -> None:
     weights = torch.randn(6, 500, generator=generator, dtype=torch.float64) ** 3
     weights = weights * torch.tensor([[1.0], [2.0], [4.0], [8.0], [16.0], [32.0]], dtype=torch.float64)
     made = scheme("lq_net", 2)
-    learnt = made.solve(weights, None)
-    quantised = made.quantise(weights, learnt)
+    learned = made.solve(weights, None)
+    quantised = made.quantise(weights, learned)
     ones, equal = torch.ones_like(weights), scheme("laq", 2)
-    assert error(made, weights, ones, learnt) < 0.8 * error(equal, weights, ones, equal.solve(weights, None))
+    assert error(made, weights, ones, learned) < 0.8 * error(equal, weights, ones, equal.solve(weights, None))
     for row in range(6):
         assert len(quantised[row].unique()) == 4
         # Alternating least squares has come to rest: v is the best one for its codes.
-        again = made.improve(weights, None, learnt, 0)
-        torch.testing.assert_close(again[row], learnt[row], rtol=2e-2, atol=0)
+        again = made.improve(weights, None, learned, 0)
+        torch.testing.assert_close(again[row], learned[row], rtol=2e-2, atol=0)
 
 
 def test_names_and_widths_are_checked() -> None:

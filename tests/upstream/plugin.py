@@ -39,7 +39,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def distributed_optimizer(optimizer: Any, named_parameters: Any = None, *arguments: Any, **options: Any) -> Any:
-    """Stand for ``hvd.DistributedOptimizer``."""
+    """Represent ``hvd.DistributedOptimizer``."""
     named = None if named_parameters is None else list(named_parameters)
     if not arguments and options.get("op", hvd.Average) in _LINEAR and "compression" not in options:
         sets = {"process_set": options["process_set"]} if "process_set" in options else {}
@@ -61,7 +61,7 @@ def with_compression(name: str) -> Callable[..., Any]:
 
 
 def torch_state(*arguments: Any, **options: Any) -> Any:
-    """Stand for ``hvd.elastic.TorchState``, with a compressor of ours in the state."""
+    """Represent ``hvd.elastic.TorchState``, with a compressor of ours in the state."""
     return _torch_state(*arguments, compression=make(), **options)
 
 

@@ -35,7 +35,7 @@ class CompressionState(BetweenSteps):
     All ranks must agree on: the options, the model, the number of steps.
 
     Gradients of ``min_elements`` and more travel as records; smaller ones are averaged exactly, all of a step together.
-    Which travel together is a matter of ``fusion_elements``, and not of DDP's buckets.
+    ``fusion_elements`` decides which travel together, not DDP's buckets.
 
     Args:
         method: name of the method, or a level policy of your own.
@@ -54,7 +54,7 @@ class CompressionState(BetweenSteps):
 
     Raises:
         ConfigurationError: for an option out of range.
-        TypeError: for one that there is not.
+        TypeError: for an unknown option.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class CompressionState(BetweenSteps):
         self._parameters = Parameters(self._named, self.options.least_elements, self._place_of)
 
     def reset(self) -> None:
-        """Forget the step under way, after an error, and the ranks; levels, step and counters stay.
+        """Drop the step in flight, after an error, and the ranks; levels, step and counters stay.
 
         The next bucket must be the first one of a step, on every rank.
         """

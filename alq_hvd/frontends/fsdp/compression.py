@@ -52,7 +52,7 @@ def compress(
         ConfigurationError: an option is out of range, or the model, or what is between, is not as described.
         ConfigurationMismatch: ranks have different options or models; on every rank.
         BackendUnavailable: this torch has no FSDP2 with a custom reduce-scatter.
-        TypeError: for an option that there is not.
+        TypeError: for an unknown option.
     """
     if not backends.torch_distributed().is_initialized():
         raise ConfigurationError(
@@ -200,7 +200,7 @@ class ShardedCompression:
 
 @dataclass(frozen=True, slots=True)
 class QuantisedReduceScatter:
-    """Be what FSDP calls to reduce the gradients of one module: a ``ReduceScatter`` of ``torch.distributed.fsdp``.
+    """What FSDP calls to reduce the gradients of one module: a ``ReduceScatter`` of ``torch.distributed.fsdp``.
 
     Attributes:
         compression: does it.

@@ -15,7 +15,7 @@ _NEEDED = ("set_custom_reduce_scatter", "set_all_reduce_hook", "set_force_sum_re
 
 @dataclass(frozen=True, slots=True)
 class ShardedModule:
-    """Be one module, or several that were given to ``fully_shard`` together, whose gradients are reduced together.
+    """One module, or several that were given to ``fully_shard`` together, whose gradients are reduced together.
 
     Attributes:
         name: within the model; ``"model"`` for the model itself.

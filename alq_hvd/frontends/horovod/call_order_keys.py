@@ -11,7 +11,7 @@ from alq_hvd.frontends.horovod.keys import PlaceOf, on_host
 
 
 class CallOrderKeys:
-    """Recognise a gradient by its position in the order of calls, learnt in the first step.
+    """Recognise a gradient by its position in the order of calls, learned in the first step.
 
     The order must then be the same at every step and on every rank; the probe finds out when it is not.
 
@@ -77,7 +77,7 @@ class CallOrderKeys:
         self._position = 0
 
     def reset(self) -> None:
-        """Learn the order anew, together with ranks that have yet to learn it."""
+        """Learn the order again, together with ranks that have yet to learn it."""
         self._known: list[Gradient] = []
         self._is_learnt = False
         self._position = 0

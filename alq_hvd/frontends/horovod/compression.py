@@ -50,7 +50,7 @@ class Constructor:
 
         Raises:
             ConfigurationError: for an option out of range.
-            TypeError: for one that there is not.
+            TypeError: for an unknown option.
         """
         chosen = Options.of(self.method, bits=bits, bucket_size=bucket_size, **options)
         return QuantisedCompressor(
@@ -75,7 +75,7 @@ class Constructor:
         return inspect.Signature([*named, *more], return_annotation=QuantisedCompressor)
 
     def compress(self, tensor: Any) -> NoReturn:
-        """Raise ``ConfigurationError``: Horovod was given the constructor, and not what it makes."""
+        """Raise ``ConfigurationError``: Horovod received the constructor instead of its result."""
         raise ConfigurationError(
             f"compression: expected alq_hvd.Compression.{self.method}(...), got it uncalled: write "
             f"compression=alq_hvd.Compression.{self.method}(named_parameters=model.named_parameters())"

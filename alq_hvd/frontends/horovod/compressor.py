@@ -47,8 +47,8 @@ class QuantisedCompressor(BetweenSteps, Copied, _Compressor):  # type: ignore[mi
 
     Made by ``alq_hvd.Compression.<method>``. One instance serves one optimizer.
 
-    All ranks must agree on: the options, the parameters, the number of steps. A rank that leaves the loop early by
-    ``hvd.join()`` is waited for by nobody: the others go on with exact gradients, and those steps do not count.
+    All ranks must agree on: the options, the parameters, the number of steps. If a rank leaves the loop early with
+    ``hvd.join()``, the others continue with exact gradients, and those steps do not count.
 
     Args:
         options: validated options.
@@ -98,7 +98,7 @@ class QuantisedCompressor(BetweenSteps, Copied, _Compressor):  # type: ignore[mi
         self.reset()
 
     def reset(self) -> None:
-        """Forget the world and all that was under way in it; levels, step and counters stay.
+        """Drop the world and everything in flight in it; levels, step and counters stay.
 
         The next gradient agrees with the ranks that there are then. A new world of elastic Horovod is noticed, and
         ``hvd.elastic.TorchState(compression=...)`` calls this when it goes back to a commit: no program has to.

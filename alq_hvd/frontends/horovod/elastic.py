@@ -2,7 +2,7 @@
 
 ``hvd.elastic.TorchState(model=model, optimizer=optimizer, compression=compression)`` is all a program needs: making an
 ``alq_hvd.Compression`` has told Horovod, through its registry of handlers, how such a value is saved, restored and
-brought to ranks that are new. docs/guides/elastic.md lists what is carried and what is chosen anew.
+brought to ranks that are new. docs/guides/elastic.md lists what is carried and what is chosen again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class CompressionHandler:
         """Take over the leader's levels, their history and the step; every rank of the new world must call it.
 
         The leader is rank 0 of the compression's process set; Horovod gives that to a rank of the old world, so that a
-        new rank gets what the run has learnt.
+        new rank gets what the run has learned.
         """
         self.value.reset()
         own = self.value.state_dict()

@@ -24,7 +24,7 @@ class Keys(Protocol):
 
     @property
     def gradients(self) -> Sequence[Gradient] | None:
-        """Return the gradients to compress, or ``None`` while the first step is still being learnt."""
+        """Return the gradients to compress, or ``None`` while the first step is still being learned."""
         ...
 
     def locate(self, tensor: Any) -> Gradient | None:
@@ -63,7 +63,7 @@ class Keys(Protocol):
         ...
 
     def reset(self) -> None:
-        """Forget what was learnt from gradients: ranks that are new in the world know nothing of it."""
+        """Forget what was learned from gradients: ranks that are new in the world know nothing of it."""
         ...
 
 

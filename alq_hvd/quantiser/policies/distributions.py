@@ -24,7 +24,7 @@ class Moments(NamedTuple):
 
 
 class Distribution(Protocol):
-    """Be a probability distribution on [-1, 1]."""
+    """A probability distribution on [-1, 1]."""
 
     def cumulative(self, points: npt.ArrayLike) -> Moments:
         """Return the moments of the coordinates at or below ``points``, of any shape, each within [-1, 1].
@@ -36,7 +36,7 @@ class Distribution(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PiecewiseUniform:
-    """Be uniform between neighbouring nodes; a piece of no width is an atom.
+    """Uniform between neighbouring nodes; a piece of no width is an atom.
 
     The distribution function is piecewise linear, so that moments and quantiles are closed forms. ``from_bins``
     makes one that has the exact mass and the exact mean of every bin, whatever the bins came from.

@@ -10,7 +10,7 @@ from images.data import load_images
 
 
 class MNIST(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """Stand for the data set of that name; the images come normalised, so that ``transform`` has nothing left to do."""
+    """Represent the data set of that name; the images come normalised, so that ``transform`` has nothing left to do."""
 
     def __init__(
         self, root: str, train: bool = True, download: bool = False, transform: Callable[..., Any] | None = None

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Compose:
-    """Stand for a composition of transforms, and for each of its parts: the images are ready."""
+    """Represent a composition of transforms, and for each of its parts: the images are ready."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
