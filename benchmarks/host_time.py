@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from alq_hvd import backends  # noqa: E402
-from alq_hvd.cli.codec_rates import KEY, levels_of  # noqa: E402
+from alq_hvd.cli.codec_rates import KEY, TOGETHER, levels_of  # noqa: E402
 from alq_hvd.cli.resnet50 import resnet50_shapes  # noqa: E402
 from alq_hvd.codec.cuda_codec import CudaCodec  # noqa: E402
 from alq_hvd.codec.device_arrays import Parts  # noqa: E402
@@ -93,13 +93,16 @@ def rows() -> list[dict[str, Any]]:
         def encode(step: int, parts: Parts = parts, layout: RecordLayout = layout) -> object:
             return codec.encode(parts, layout, levels, KEY, Stamp(levels.digest, step, 0))
 
+        def encode_together(step: int, parts: Parts = parts, layout: RecordLayout = layout) -> object:
+            return codec.encode(parts, layout, levels, TOGETHER["encode/32"], Stamp(levels.digest, step, 0))
+
         def decode(step: int, parts: Parts = parts, layout: RecordLayout = layout, records: Any = records) -> object:
             stamps = [Stamp(levels.digest, step, sender) for sender in range(len(records))]
             return codec.decode_sum(records, layout, levels, stamps, 0.125, parts)
 
-        for name, work in (("encode", encode), ("decode_sum of 8", decode)):
+        for name, work in (("encode", encode), ("encode together", encode_together), ("decode_sum of 8", decode)):
             row = {"operation": name, "tensors": len(shapes), "microseconds": round(microseconds(work), 1)}
-            measured.append({**row, "goal": GOALS[len(shapes)] if name == "encode" else None})
+            measured.append({**row, "goal": GOALS[len(shapes)] if name.startswith("encode") else None})
     return measured
 
 

@@ -38,7 +38,7 @@ class Rate:
     Attributes:
         codec: native, cuda, or a baseline: reference (NumPy) or torch-eager (bytes unpacked, unkeyed randomness).
         operation: encode, encode/n (as one of n ranks that round together), feedback (encode with a residual),
-            decode_sum, or recode (the middle of a two-shot).
+            decode_sum, decode_sum/dithered, or recode (the middle of a two-shot).
         bits: of a code.
         ranks: records that one decode_sum or recode added; 1 for the others.
         elements: of the gradient; a decode_sum over n ranks reads n times as many codes.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from alq_hvd import backends
 from alq_hvd.cli import torch_eager
-from alq_hvd.cli.codec_rates import KEY, SLOW_ELEMENTS, Rate, levels_of
+from alq_hvd.cli.codec_rates import KEY, SLOW_ELEMENTS, TOGETHER, Rate, levels_of
 from alq_hvd.cli.counted_device import CountedDevice
 from alq_hvd.cli.resnet50 import resnet50_shapes
 from alq_hvd.codec.cuda_codec import CudaCodec
@@ -119,7 +120,8 @@ def _operations(
 ) -> Iterator[tuple[str, int, Work]]:
     """Yield encode, decode_sum of each of ``ranks`` records and, where those of a two-shot are among them, recode.
 
-    Where many records are added, which is measured for float32 alone, encode is measured with a residual, too.
+    Where many records are added, which is measured for float32 alone, encode is measured with a residual, too, and as
+    one of ranks that round together, and decode_sum of a dithered record.
     """
     levels = levels_of(config.bits)
     elements = sum(int(part.numel()) for part in parts)
@@ -135,6 +137,12 @@ def _operations(
             return codec.encode(parts, layout, levels, KEY, stamp, residual)
 
         yield "feedback", 1, feedback
+    if len(ranks) > 1 and config.rounding == "stochastic":
+        for name, key in TOGETHER.items():
+            yield name, 1, partial(codec.encode, parts, layout, levels, key, stamp)
+        dithered = RecordLayout(elements, replace(config, dither=True))
+        record = codec.encode(parts, dithered, levels, KEY, stamp)
+        yield "decode_sum/dithered", 1, lambda: codec.decode_sum([record], dithered, levels, [stamp], 1.0, out)
     for added in ranks:
         stamps = [Stamp(levels.digest, 0, sender) for sender in range(added)]
         # Signs of their own where ranks have them: that is what costs EDEN's sums more than others.

@@ -82,17 +82,19 @@ class CudaCodec(Codec):
         if residual is not None:
             require_residual(residual, layout.elements, self.device.name)
         layout.quantiser.require_fit(levels)
-        require_alone(layout, key)
+        config, kind = layout.quantiser, where.kind
+        if config.dither:
+            require_alone(layout, key)
         self.order.enter(*where.parts, *(() if residual is None else (residual,)))
         if cuda_host.serves(layout.quantiser):
             return cuda_host.encode(self.arrays, where.parts, layout, levels, key, stamp, residual)
         assert isinstance(levels, Levels)
-        config, kind = layout.quantiser, where.kind
-        group, chunk = self._group(layout, levels, key, residual is not None), self._chunk_size(config)
+        strata = key.strata if config.rounding == "stochastic" else INDEPENDENT  # to the nearest, nothing is drawn
+        group, chunk = self._group(layout, levels, key, strata, residual is not None), self._chunk_size(config)
         record = self._begin(layout, stamp, key, group)
         if not where.parts:
             return record
-        tables, out = self._memory.tables(levels, config.bits, _strata(config, key).parts), int(record.data_ptr())
+        tables, out = self._memory.tables(levels, config.bits, strata.parts), int(record.data_ptr())
         kept = 0 if residual is None else int(residual.data_ptr())
         tensors = cuda_structs.tensors(*self._memory.addresses(where), kept, len(where.parts))
         if not chunk:
@@ -183,7 +185,7 @@ class CudaCodec(Codec):
         again.quantiser.require_fit(levels_again)
         assert isinstance(levels, Levels) and isinstance(levels_again, Levels)
         require_alone(again, key)
-        group_again = self._group(again, levels_again, key)
+        group_again = self._group(again, levels_again, key, key.strata)  # not rotated, so stochastic
         record = self._begin(again, stamp, key, group_again)
         described, checks = self._records(records, found, layout, stamps)
         bits, wide = layout.quantiser.bits, again.quantiser.bits
@@ -193,7 +195,7 @@ class CudaCodec(Codec):
             self._memory.tables(levels, bits),
             checks,
             group_again,
-            self._memory.tables(levels_again, wide, _strata(again.quantiser, key).parts),
+            self._memory.tables(levels_again, wide, key.strata.parts),
             cuda_structs.key(key.first, key.second),
             np.uint32(key.first_element),
             np.int32(chunk),
@@ -245,15 +247,19 @@ class CudaCodec(Codec):
     def _chunk_size(self, config: QuantiserConfig, row_bytes: int | None = None) -> int | None:
         return cuda_structs.chunk_size(config.bucket_size, self.device.shared_bytes, row_bytes or _row_bytes(config))
 
-    def _group(self, layout: RecordLayout, levels: Levels, key: StreamKey, keeps: bool = False) -> cuda_structs.Struct:
-        """Return how an encoder quantises with ``key``; ``keeps`` what it loses.
+    def _group(
+        self, layout: RecordLayout, levels: Levels, key: StreamKey, strata: Strata, keeps: bool = False
+    ) -> cuda_structs.Struct:
+        """Return how an encoder quantises with ``key``, drawing from ``strata``; ``keeps`` what it loses.
 
         Registers do not hold what is rare: strata that are shifted again within a tile, and a dither beside a residual.
         """
-        strata = _strata(layout.quantiser, key)
-        unshifted = self._memory.unshifted() if strata.parts > 1 else 0
-        holds = not (key.first_element % PERIOD if strata.parts > 1 else keeps and layout.quantiser.dither)
-        return cuda_structs.group(layout, levels, sign_key(key, layout.quantiser), strata, unshifted, holds)
+        signs = sign_key(key, layout.quantiser)
+        if strata.parts == 1:
+            holds = not (keeps and layout.quantiser.dither)
+            return cuda_structs.group(layout, levels, signs, holds=holds)
+        holds = key.first_element % PERIOD == 0
+        return cuda_structs.group(layout, levels, signs, strata, self._memory.unshifted(), holds)
 
     def _begin(self, layout: RecordLayout, stamp: Stamp, key: StreamKey, group: cuda_structs.Struct) -> Any:
         record, config = self._new_record(layout.record_bytes), layout.quantiser
@@ -271,11 +277,6 @@ class CudaCodec(Codec):
         data, senders = self._memory.senders(addresses, stamps)
         described = cuda_structs.records(layout, stamps[0], data, senders, len(records))
         return described, self._memory.checks(len(records))
-
-
-def _strata(config: QuantiserConfig, key: StreamKey) -> Strata:
-    """Return the strata that an encoder draws from; in rounding to the nearest it draws nothing."""
-    return key.strata if config.rounding == "stochastic" else INDEPENDENT
 
 
 def _row_bytes(config: QuantiserConfig) -> int:

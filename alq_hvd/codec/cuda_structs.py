@@ -45,6 +45,7 @@ BINS = np.dtype([("octaves", "<i4"), ("per_octave_log2", "<i4"), ("weight_expone
 _KEY, _GROUP, _TENSORS = struct.Struct("<2I"), struct.Struct("<4I2d2IifQfi5I4x"), struct.Struct("<3Q2I")
 _WORDS, _NAMED, _RECORDS = struct.Struct("<3I"), struct.Struct("<8I"), struct.Struct("<2Q2I")
 _NOTHING = (0,) * 8
+_NO_NAMES = _NAMED.pack(*_NOTHING)
 
 WHOLE_CHUNK = 8192
 """Elements that a block works on, where buckets are not larger: 32 KiB of its shared memory."""
@@ -145,7 +146,9 @@ def held_log2(config: QuantiserConfig) -> int:
 def record_plan(layout: RecordLayout, stamp: Stamp, named: tuple[int, ...]) -> Struct:
     """Return the kernels' ``RecordPlan``; ``named`` is what names the signs and the draws, four words each, or none."""
     words = _WORDS.pack(layout.codes_offset // 4, layout.payload_bytes // 4, layout.record_bytes // 4)
-    return _made(words + header(layout, stamp)[:28] + _NAMED.pack(*(named + _NOTHING)[:8]), RECORD_PLAN)
+    return _made(
+        words + header(layout, stamp)[:28] + (_NAMED.pack(*(named + _NOTHING)[:8]) if named else _NO_NAMES), RECORD_PLAN
+    )
 
 
 def tensors(data: int, ends: int, residual: int, count: int) -> Struct:

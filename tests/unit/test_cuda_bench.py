@@ -48,6 +48,8 @@ def test_rows_of_the_benchmark(rates: list[Rate]) -> None:
     kinds = [(False, "stochastic"), (True, "stochastic"), (True, "nearest")]
     operations = [("encode", 1), ("feedback", 1), ("recode", 4), *(("decode_sum", count) for count in (1, 4, 8))]
     expected = {(name, ranks, *kind, "float32", 1) for name, ranks in operations for kind in kinds}
+    drawn = ("encode/32", "encode/31", "decode_sum/dithered")
+    expected |= {(name, 1, rotate, "stochastic", "float32", 1) for name in drawn for rotate in (False, True)}
     for dtype in ("float16", "bfloat16"):
         expected |= {(name, 1, False, "stochastic", dtype, 1) for name in ("encode", "decode_sum")}
     expected |= {("encode", 1, rotate, "stochastic", "float32", 3) for rotate in (False, True)}
