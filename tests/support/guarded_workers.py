@@ -22,7 +22,7 @@ from alq_hvd.checkpoint import PreemptionGuard, shield_workers
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 
 METHODS = ("fork", "spawn", "forkserver")
-SECONDS = 20.0
+SECONDS = 100.0
 
 
 class Endless(IterableDataset[int]):

@@ -30,7 +30,7 @@ def test_a_missing_package_is_named_with_the_command_that_mends_it(name: str, pr
         f"except alq_hvd.errors.BackendUnavailable as error:\n"
         f"    assert re.search({message!r}, str(error)), error\n    print('refused')\n"
     )
-    run = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=100, check=False)
+    run = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=200, check=False)
     assert run.stdout.strip() == "refused", run.stderr
 
 
@@ -39,6 +39,6 @@ def test_without_the_compiled_codec_numpy_serves_and_says_so() -> None:
         "import logging; logging.basicConfig()\n"
         "from alq_hvd.codec.choice import choose_codec\nprint(choose_codec('auto').name)\n"
     )
-    run = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=100, check=False)
+    run = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=200, check=False)
     assert run.stdout.strip() == "reference", run.stderr
     assert "the C++ codec is not compiled" in run.stderr

@@ -30,7 +30,7 @@ def machine(directory: Path, **changed: str | None) -> dict[str, str]:
 
 def run(script: str, environment: dict[str, str]) -> tuple[int, str]:
     command = ["bash", str(ROOT / "tests" / "cluster" / script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment, check=False)
     assert done.stderr == ""
     return done.returncode, done.stdout
 

@@ -20,7 +20,7 @@ def run(program: str, **variables: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name not in (*log._RANKS, log.VARIABLE)}
     command = [sys.executable, "-c", program]
     environment = {**kept, "PYTHONPATH": str(ROOT), **variables}
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
 
 
 SPEAKS = """

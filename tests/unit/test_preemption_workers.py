@@ -28,7 +28,7 @@ def start(scenario: str) -> subprocess.Popen[str]:
 def finish(program: subprocess.Popen[str], line: str = "") -> tuple[dict[str, Any], str]:
     """Return what the program printed last and its complaints; end its whole group when it takes too long."""
     try:
-        output, complaints = program.communicate(line, timeout=100)
+        output, complaints = program.communicate(line, timeout=250)
     except subprocess.TimeoutExpired:
         os.killpg(program.pid, signal.SIGKILL)
         output, complaints = program.communicate()

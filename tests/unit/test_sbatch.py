@@ -46,9 +46,9 @@ def test_rendering_gives_the_kept_script(path: Path, capsys: pytest.CaptureFixtu
 
 @each("path", GOLDEN)
 def test_the_shell_can_read_it(path: Path) -> None:
-    subprocess.run(["bash", "-n", str(path)], check=True, timeout=20)
+    subprocess.run(["bash", "-n", str(path)], check=True, timeout=100)
     shellcheck = Path(sys.executable).with_name("shellcheck")
-    done = subprocess.run([shellcheck, str(path)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([shellcheck, str(path)], capture_output=True, text=True, timeout=100, check=False)
     assert done.stdout == ""
 
 
