@@ -1,6 +1,7 @@
-"""Train from the same start with Horovod fp32, fp16, ALQ at 3 bits and EDEN at 2, and compare: what ``make demo`` runs.
+"""Train from the same start with fp32, fp16, ALQ at 3 bits and EDEN at 2, and compare: what ``make demo`` runs.
 
-Each run is one ``horovodrun -np 4 python examples/train_images.py ...`` that you can copy and start by hand.
+Each run is one ``horovodrun -np 4 python examples/train_images.py ...`` that you can copy and start by hand; with
+``--front-end ddp`` it is one ``torchrun --standalone --nproc-per-node 4 examples/train_images.py ...``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 try:
     from images.follow import Follower
-    from images.launch import LaunchError, find_horovodrun, run_on_ranks
+    from images.launch import FRONT_ENDS, LaunchError, launcher, run_on_ranks
     from images.options import natural, positive
     from images.report import Result, table
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
     try:
-        find_horovodrun()
+        launcher(options.front_end, options.np)  # says at once what is missing
         results = [train(run, options, place) for place, run in enumerate(options.runs, start=1)]
     except LaunchError as error:
         print(f"demo.py: error: {error}", file=sys.stderr)
@@ -63,10 +64,11 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the options of the demo."""
     parser = argparse.ArgumentParser(
         prog="demo.py",
-        description="Train a small ResNet on Fashion-MNIST under Horovod with several gradient compressions from the "
-        "same start, then compare them in one table and one picture.",
+        description="Train a small ResNet on Fashion-MNIST with several gradient compressions from the same start, "
+        "then compare them in one table and one picture.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    parser.add_argument("--front-end", choices=FRONT_ENDS, default="horovod", help="what averages the gradients")
     parser.add_argument("--np", type=positive, default=4, help="number of ranks; more than cores is fine")
     parser.add_argument(
         "--runs",
@@ -138,13 +140,20 @@ def train(one: Run, options: argparse.Namespace, place: int) -> Result:
         if (value := getattr(options, name)) is not None:
             program += [f"--{name.replace('_', '-')}", str(value)]
     program += ["--adapt-at", *map(str, options.adapt_at)]
-    print(f"[{place}/{len(options.runs)}] horovodrun -np {options.np} python {shlex.join(program)}", flush=True)
+    if options.front_end != "horovod":
+        program += ["--front-end", options.front_end]
+    starts = {
+        "horovod": f"horovodrun -np {options.np} python",
+        "ddp": f"torchrun --standalone --nproc-per-node {options.np}",
+    }
+    print(f"[{place}/{len(options.runs)}] {starts[options.front_end]} {shlex.join(program)}", flush=True)
     # A left-over record of an earlier demo must not be taken for this run's.
     (output / STEPS_FILE).unlink(missing_ok=True)
     (output / RESULT_FILE).unlink(missing_ok=True)
     follower = Follower(output / STEPS_FILE, one.label)
     try:
-        run_on_ranks(options.np, program, output / "log.txt", options.timeout, follower.poll, follower.say)
+        log = output / "log.txt"
+        run_on_ranks(options.np, program, log, options.timeout, follower.poll, follower.say, options.front_end)
     finally:
         follower.close()
     try:

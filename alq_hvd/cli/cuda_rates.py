@@ -21,7 +21,7 @@ from alq_hvd.cli.codec_rates import KEY, SLOW_ELEMENTS, TOGETHER, Rate, levels_o
 from alq_hvd.cli.counted_device import CountedDevice
 from alq_hvd.cli.resnet50 import resnet50_shapes
 from alq_hvd.codec.cuda_codec import CudaCodec
-from alq_hvd.codec.cuda_device import CudaDevice, Device
+from alq_hvd.codec.cuda_device import CudaDevice, Device, Tensor
 from alq_hvd.codec.device_arrays import Parts
 from alq_hvd.errors import BackendUnavailable
 from alq_hvd.quantiser.config import QuantiserConfig
@@ -149,10 +149,10 @@ def _operations(
         keys = [replace(KEY, own_signs=KEY.own_signs._replace(second=each.sender)) for each in stamps]
         records = [codec.encode(parts, layout, levels, *pair) for pair in zip(keys, stamps, strict=True)]
 
-        def decode(records: list[object] = records, stamps: list[Stamp] = stamps) -> object:
+        def decode(records: list[Tensor] = records, stamps: list[Stamp] = stamps) -> object:
             return codec.decode_sum(records, layout, levels, stamps, 1.0, out)
 
-        def recode(records: list[object] = records, stamps: list[Stamp] = stamps) -> object:
+        def recode(records: list[Tensor] = records, stamps: list[Stamp] = stamps) -> object:
             return codec.recode(records, layout, levels, stamps, Parts(tuple(out)), layout, levels, KEY, stamp)
 
         yield "decode_sum", added, decode

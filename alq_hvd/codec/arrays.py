@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,43 @@ from alq_hvd.accumulation.types import FP32, FloatType
 
 FloatArray = npt.NDArray[np.float32]
 Record = npt.NDArray[np.uint8]
-Values = Any
-"""The numbers of a fusion group, which have a length, and whose slices are values too: float32[elements] of NumPy on
-the host, a tensor or ``Parts`` on a device."""
-Bytes = Any
-"""uint8[n] where the values are, records above all: of NumPy on the host, of torch on a device."""
+
+
+class Values(Protocol):
+    """The numbers of a fusion group: float32[elements] of NumPy on the host, a tensor or ``Parts`` on a device."""
+
+    def __len__(self) -> int:
+        """Return the number of elements."""
+        ...
+
+    def __getitem__(self, run: slice, /) -> Any:
+        """Return some of them, which share their memory."""
+        ...
+
+
+class Bytes(Protocol):
+    """uint8[n] where the values are, records above all: of NumPy on the host, of torch on a device."""
+
+    def __len__(self) -> int:
+        """Return n."""
+        ...
+
+    def __getitem__(self, run: slice, /) -> Any:
+        """Return some of them, which share their memory."""
+        ...
+
+
+# V and B are the values and bytes of one kind of memory: ``Codec[FloatArray, Record]`` is of the host, and
+# ``Codec[DeviceValues, Tensor]`` of a device. ``Codec`` alone leaves open which: the engine has groups in several.
+if TYPE_CHECKING:  # before Python 3.13 only type checkers know of defaults
+    from typing_extensions import TypeVar
+
+    V = TypeVar("V", bound=Values, default=Any)
+    B = TypeVar("B", bound=Bytes, default=Any)
+else:
+    from typing import TypeVar
+
+    V, B = TypeVar("V"), TypeVar("B")
 
 
 class Error(NamedTuple):
@@ -51,18 +83,18 @@ class Departure(Protocol):
         ...
 
 
-class Staging(Protocol):
+class Staging(Protocol[B]):
     """Bring records from a device to the host and back."""
 
-    def depart(self, records: Sequence[Bytes]) -> Departure:
+    def depart(self, records: Sequence[B]) -> Departure:
         """Start to copy ``records`` to the host."""
         ...
 
-    def arrive(self, records: Sequence[Record]) -> list[Bytes]:
+    def arrive(self, records: Sequence[Record]) -> list[B]:
         """Return copies of ``records`` on the device; nothing waits for them."""
         ...
 
-    def guarded(self, records: Sequence[Bytes]) -> list[Bytes]:
+    def guarded(self, records: Sequence[B]) -> list[B]:
         """Return ``records`` to be sent as they lie, or, made of damaged ones, bytes that nobody takes for whole.
 
         Those have all bits set: a header that is none, and NaN as a float32. Nothing waits to find out which.
@@ -70,73 +102,73 @@ class Staging(Protocol):
         ...
 
 
-class Arrays(Protocol):
+class Arrays(Protocol[V, B]):
     """Make and combine the arrays of one kind of memory."""
 
     @property
-    def staging(self) -> Staging | None:
+    def staging(self) -> Staging[B] | None:
         """Return the way to the host; ``None`` where the arrays are there already."""
         ...
 
-    def copied(self, values: FloatArray) -> Values:
+    def copied(self, values: FloatArray) -> V:
         """Return a copy of ``values`` in this memory."""
         ...
 
-    def zeros(self, elements: int) -> Values:
+    def zeros(self, elements: int) -> V:
         """Return float32[elements], all zero."""
         ...
 
-    def on_host(self, values: Values) -> FloatArray:
+    def on_host(self, values: V) -> FloatArray:
         """Return a copy of ``values``, float32, on the host; this waits for a device."""
         ...
 
-    def plus(self, values: Values, residual: Values) -> Values:
+    def plus(self, values: V, residual: V) -> V:
         """Return their sum in new memory, float32, as codecs form it."""
         ...
 
-    def hold_back(self, values: Values, residual: Values) -> Values | None:
+    def hold_back(self, values: V, residual: V) -> V | None:
         """Take out of ``residual`` what belongs to values that are exactly zero, and return it, zero elsewhere.
 
         ``None`` stands for nothing.
         """
         ...
 
-    def overwrite(self, out: Values, values: Values) -> None:
+    def overwrite(self, out: V, values: V) -> None:
         """Copy float32 ``values`` of this memory over ``out``, as long."""
         ...
 
-    def multiply(self, values: Values, factor: float) -> None:
+    def multiply(self, values: V, factor: float) -> None:
         """Multiply float32 ``values`` in place."""
         ...
 
-    def is_finite(self, values: Values, stride: int) -> bool:
+    def is_finite(self, values: V, stride: int) -> bool:
         """Return whether every ``stride``-th value is finite, the first one among them; this waits for a device."""
         ...
 
-    def room_for_sum(self, values: Values) -> Values:
+    def room_for_sum(self, values: V) -> V:
         """Return float32[len(values)] to be overwritten: ``values``, which nobody needs any more, where they fit."""
         ...
 
-    def padded(self, record: Bytes, length: int) -> Bytes:
+    def padded(self, record: B, length: int) -> B:
         """Return ``record`` with zeros behind it, uint8[length]."""
         ...
 
-    def as_bytes(self, values: Values, kind: FloatType = FP32) -> Bytes:
+    def as_bytes(self, values: V, kind: FloatType = FP32) -> B:
         """Return the bytes of ``values`` rounded to ``kind``: uint8[kind.bytes * len(values)], perhaps their own."""
         ...
 
-    def add_up(self, records: Sequence[Bytes], out: Values, kind: FloatType = FP32) -> None:
+    def add_up(self, records: Sequence[B], out: V, kind: FloatType = FP32) -> None:
         """Write to ``out``, float32, the sum of the numbers whose bytes ``records`` are, in the order given.
 
         Every partial sum is rounded to ``kind``, the type of the numbers: to the nearest, ties to even.
         """
         ...
 
-    def scaled(self, record: Bytes, scale: float, out: Values) -> None:
+    def scaled(self, record: B, scale: float, out: V) -> None:
         """Write to ``out`` ``scale`` times the float32 numbers whose bytes ``record`` is."""
         ...
 
-    def error(self, decoded: Values, values: Values) -> Error | None:
+    def error(self, decoded: V, values: V) -> Error | None:
         """Return what the difference is; ``None`` unless ``decoded`` is finite."""
         ...
 

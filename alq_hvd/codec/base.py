@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from alq_hvd.codec.arrays import Arrays, Bytes, FloatArray, Record, Values
+from alq_hvd.codec.arrays import Arrays, B, Bytes, FloatArray, Record, V, Values
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels_by_width import AnyLevels
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 from alq_hvd.quantiser.statistics import GradientStatistics
 
-__all__ = ["Arrays", "Bytes", "Codec", "FloatArray", "Record", "Values"]
+__all__ = ["Arrays", "B", "Bytes", "Codec", "FloatArray", "Record", "V", "Values"]
 
 
-class Codec(Protocol):
+class Codec(Protocol[V, B]):
     """Turn fusion groups into records and back. Every implementation gives the same bytes.
 
     Shapes: values float32[elements], contiguous; a record uint8[layout.record_bytes]. Where they lie, ``arrays`` says.
@@ -27,19 +27,19 @@ class Codec(Protocol):
         ...
 
     @property
-    def arrays(self) -> Arrays:
+    def arrays(self) -> Arrays[V, B]:
         """Return how to make and move the arrays that this codec takes and gives."""
         ...
 
     def encode(
         self,
-        values: Values,
+        values: V,
         layout: RecordLayout,
         levels: AnyLevels,
         key: StreamKey,
         stamp: Stamp,
-        residual: Values | None = None,
-    ) -> Bytes:
+        residual: V | None = None,
+    ) -> B:
         """Return the sealed record of ``values``.
 
         A bucket with NaN or infinity gets norm NaN and decodes to NaN; one whose norm is zero (or below the smallest
@@ -53,13 +53,13 @@ class Codec(Protocol):
 
     def decode_sum(
         self,
-        records: Sequence[Bytes],
+        records: Sequence[B],
         layout: RecordLayout,
         levels: AnyLevels,
         stamps: Sequence[Stamp],
         scale: float,
-        out: Values | None = None,
-    ) -> Values:
+        out: V | None = None,
+    ) -> V:
         """Return float32[elements]: ``scale`` times the sum of the decoded records, added in the order given.
 
         The sum is written to ``out`` when one is given: a fresh array of many megabytes costs as much as decoding.
@@ -72,16 +72,16 @@ class Codec(Protocol):
 
     def recode(
         self,
-        records: Sequence[Bytes],
+        records: Sequence[B],
         layout: RecordLayout,
         levels: AnyLevels,
         stamps: Sequence[Stamp],
-        room: Values,
+        room: V,
         again: RecordLayout,
         levels_again: AnyLevels,
         key: StreamKey,
         stamp: Stamp,
-    ) -> Bytes:
+    ) -> B:
         """Return the record, under ``again``, of the sum of ``records``: the middle of a two-shot.
 
         Args:
@@ -94,7 +94,7 @@ class Codec(Protocol):
         """Raise ``WireFormatError`` if a record decoded since the last call was damaged; on a device this waits."""
         ...
 
-    def statistics(self, values: Values, config: QuantiserConfig, weight_exponent: int) -> GradientStatistics:
+    def statistics(self, values: V, config: QuantiserConfig, weight_exponent: int) -> GradientStatistics:
         """Return the summary of the normalised coordinates of ``values``: rotated, where ``config`` says so.
 
         All ranks and steps rotate by the same signs here: only the distribution of the result is of interest.

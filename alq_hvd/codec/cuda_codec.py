@@ -18,7 +18,7 @@ from alq_hvd.codec.cuda_damage import Damage
 from alq_hvd.codec.cuda_device import CudaDevice, Device, Tensor
 from alq_hvd.codec.cuda_kernels import WARPS
 from alq_hvd.codec.cuda_stream import StreamOrder
-from alq_hvd.codec.device_arrays import DeviceArrays, Parts
+from alq_hvd.codec.device_arrays import DeviceArrays, DeviceValues, Parts
 from alq_hvd.codec.keys import INDEPENDENT, Strata, StreamKey
 from alq_hvd.codec.rotation import sign_key
 from alq_hvd.codec.strata import PERIOD
@@ -30,7 +30,7 @@ from alq_hvd.quantiser.statistics import BINS, BINS_PER_OCTAVE_LOG2, BINS_PER_SI
 
 
 @dataclass(frozen=True, slots=True)
-class CudaCodec(Codec):
+class CudaCodec(Codec[DeviceValues, Tensor]):
     """Encode and decode CUDA tensors on PyTorch's current stream.
 
     It is a ``Codec`` of CUDA tensors: values are one tensor, or the tensors of a fusion group one after another,
@@ -70,7 +70,7 @@ class CudaCodec(Codec):
         levels: AnyLevels,
         key: StreamKey,
         stamp: Stamp,
-        residual: Tensor | None = None,
+        residual: Any = None,  # a Tensor: residuals are made in one run of memory
     ) -> Tensor:
         """Return the sealed record of ``values``; see ``Codec.encode``.
 
@@ -116,7 +116,7 @@ class CudaCodec(Codec):
         stamps: Sequence[Stamp],
         scale: float,
         out: Tensor | Parts | Sequence[Tensor] | None = None,
-    ) -> Tensor | Parts | Sequence[Tensor]:
+    ) -> Any:
         """Return float32[elements], or fill ``out``: ``scale`` times the sum of the records in the order given.
 
         One launch reads every record and writes once; a second, of one block, compares the checksums. Rotated buckets

@@ -21,7 +21,7 @@ class Damage:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._word: Tensor = None
+        self._word: Tensor | None = None
 
     def word(self) -> Tensor:
         """Return torch.uint8[4] on the device: a uint32."""

@@ -14,8 +14,25 @@ from alq_hvd import backends
 from alq_hvd.codec.arrays import Record
 from alq_hvd.codec.cuda_kernels import THREADS, kernel, require_capability
 
-Tensor = Any
-"""A torch.Tensor; torch is imported in one place only."""
+
+class Tensor(Protocol):
+    """Be a torch.Tensor, told apart from arrays of NumPy, and nothing more: torch is imported in one place only."""
+
+    def __len__(self) -> int:
+        """Return the number of elements."""
+        ...
+
+    def __getitem__(self, run: Any, /) -> Any:
+        """Return some of them."""
+        ...
+
+    def data_ptr(self) -> int:
+        """Return the address, perhaps of a device."""
+        ...
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else a tensor has."""
+        ...
 
 
 _get_device = methodcaller("get_device")

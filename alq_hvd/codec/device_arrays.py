@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,10 @@ class Parts:
         return Parts(tuple(kept))
 
 
+DeviceValues = Parts | Tensor
+"""Values on a device: tensors as they lie, or float32 in one run of memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceArrays:
     """Tensors on a device; see ``Arrays`` and ``Staging``. What is started keeps the order of ``StreamOrder``.
@@ -76,40 +81,43 @@ class DeviceArrays:
         self.order.enter()
         return backends.torch().zeros(elements, dtype=backends.torch().float32, device=self.device.name)
 
-    def on_host(self, values: Tensor) -> FloatArray:
+    def on_host(self, values: DeviceValues) -> FloatArray:
         """Copy them to the host."""
-        self.order.enter(values)
-        array: FloatArray = values.to("cpu", copy=True).numpy()
+        self.order.enter(*_tensors(values))
+        one = self._flat(values) if isinstance(values, Parts) else values
+        array: FloatArray = one.to("cpu", copy=True).numpy()
         return array
 
-    def plus(self, values: Parts | Tensor, residual: Tensor) -> Tensor:
+    def plus(self, values: DeviceValues, residual: DeviceValues) -> Tensor:
         """Widen to float32, and add."""
-        self.order.enter(*_tensors(values), residual)
-        return self._flat(values) + residual
+        self.order.enter(*_tensors(values), *_tensors(residual))
+        return self._flat(values) + self._flat(residual)
 
-    def hold_back(self, values: Parts | Tensor, residual: Tensor) -> Tensor:
+    def hold_back(self, values: DeviceValues, residual: DeviceValues) -> Tensor:
         """Hold back whatever there is: nothing waits to find out whether that is nothing."""
         self.order.enter()
-        held = backends.torch().where(self._flat(values) == 0, residual, 0)
-        residual -= held
+        owed = self._flat(residual)
+        held = backends.torch().where(self._flat(values) == 0, owed, 0)
+        _spread(owed - held, residual)
         return held
 
-    def overwrite(self, out: Tensor, values: Tensor) -> None:
+    def overwrite(self, out: DeviceValues, values: DeviceValues) -> None:
         """Copy them on the device."""
         self.order.enter()
-        out.copy_(values)
+        _spread(self._flat(values), out)
 
-    def multiply(self, values: Tensor, factor: float) -> None:
+    def multiply(self, values: DeviceValues, factor: float) -> None:
         """Multiply on the device."""
         self.order.enter()
-        values.mul_(factor)
+        for tensor in _tensors(values):
+            tensor.mul_(factor)
 
-    def is_finite(self, values: Parts | Tensor, stride: int) -> bool:
+    def is_finite(self, values: DeviceValues, stride: int) -> bool:
         """Look at them."""
         self.order.enter()
         return bool(self._flat(values)[::stride].isfinite().all())
 
-    def room_for_sum(self, values: Parts | Tensor) -> Tensor:
+    def room_for_sum(self, values: DeviceValues) -> Tensor:
         """Return new memory: values may be 16-bit floats, in several places."""
         torch = backends.torch()
         return torch.empty(len(values), dtype=torch.float32, device=self.device.name)
@@ -120,39 +128,35 @@ class DeviceArrays:
         missing = length - len(record)
         return backends.torch().nn.functional.pad(record, (0, missing)) if missing else record
 
-    def as_bytes(self, values: Parts | Tensor, kind: FloatType = FP32) -> Tensor:
+    def as_bytes(self, values: DeviceValues, kind: FloatType = FP32) -> Tensor:
         """Return the bytes of the values in ``kind``."""
         self.order.enter(*_tensors(values))
         return self._flat(values, kind).view(backends.torch().uint8)
 
-    def add_up(self, records: Sequence[Tensor], out: Tensor, kind: FloatType = FP32) -> None:
+    def add_up(self, records: Sequence[Tensor], out: DeviceValues, kind: FloatType = FP32) -> None:
         """Add in ``kind``."""
-        self.order.enter(out)
-        total = out if kind is FP32 else out.new_empty(len(out), dtype=kind.torch)
-        total.zero_()
+        self.order.enter(*_tensors(out))
+        total = backends.torch().zeros(len(out), dtype=kind.torch, device=self.device.name)
         for record in records:
             self.device.keep(record)
             total.add_(record.view(kind.torch))
-        if total is not out:
-            out.copy_(total)
+        _spread(total, out)
 
-    def scaled(self, record: Tensor, scale: float, out: Parts | Tensor) -> None:
+    def scaled(self, record: Tensor, scale: float, out: DeviceValues) -> None:
         """Multiply in float32, and round to the dtype of ``out``."""
         self.order.enter(*_tensors(out))
         self.device.keep(record)
-        products, start = record.view(backends.torch().float32) * float(np.float32(scale)), 0
-        for part in _tensors(out):
-            part.copy_(products[start : start + part.numel()])
-            start += part.numel()
+        _spread(record.view(backends.torch().float32) * float(np.float32(scale)), out)
 
-    def error(self, decoded: Tensor, values: Parts | Tensor) -> Error | None:
+    def error(self, decoded: DeviceValues, values: DeviceValues) -> Error | None:
         """Add in float64; this waits for the device."""
-        self.order.enter(decoded, *_tensors(values))
-        if not bool(decoded.isfinite().all()):
+        self.order.enter(*_tensors(decoded), *_tensors(values))
+        coded = self._flat(decoded)
+        if not bool(coded.isfinite().all()):
             return None
         wide = self._flat(values).double()
-        zeros = int((decoded[wide == 0] != 0).sum())
-        return Error(float((decoded.double() - wide).square().sum()), float(wide.square().sum()), zeros)
+        zeros = int((coded[wide == 0] != 0).sum())
+        return Error(float((coded.double() - wide).square().sum()), float(wide.square().sum()), zeros)
 
     def depart(self, records: Sequence[Tensor]) -> _Leaving:
         """Start to copy ``records`` to the host, and behind them the word in which decoders note damage."""
@@ -173,7 +177,7 @@ class DeviceArrays:
         damaged = (self.damage.word().view(torch.int32) != 0).to(torch.uint8) * 255
         return [record | damaged for record in records]
 
-    def _flat(self, values: Parts | Tensor, kind: FloatType = FP32) -> Tensor:
+    def _flat(self, values: DeviceValues, kind: FloatType = FP32) -> Any:
         torch = backends.torch()
         same = [tensor.to(kind.torch) for tensor in _tensors(values)]
         if len(same) == 1:
@@ -199,5 +203,13 @@ class _Leaving:
         return records
 
 
-def _tensors(values: Parts | Tensor) -> Iterator[Tensor]:
+def _tensors(values: DeviceValues) -> Iterator[Tensor]:
     yield from values.tensors if isinstance(values, Parts) else [values]
+
+
+def _spread(flat: Any, out: DeviceValues) -> None:
+    """Copy ``flat`` over ``out``, rounding to its dtype."""
+    start = 0
+    for part in _tensors(out):
+        part.copy_(flat[start : start + part.numel()])
+        start += part.numel()

@@ -25,7 +25,7 @@ from alq_hvd.quantiser.widths import Ladder
 
 
 @dataclass(frozen=True, slots=True)
-class NativeCodec(Codec):
+class NativeCodec(Codec[FloatArray, Record]):
     """Encode and decode on the CPU at a good part of the speed of memory.
 
     Attributes:

@@ -29,7 +29,7 @@ LARGEST_NORM = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True, slots=True)
-class ReferenceCodec(Codec):
+class ReferenceCodec(Codec[FloatArray, Record]):
     """Encode and decode with NumPy, about seventy times slower than the native codec."""
 
     name: str = "reference"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from alq_hvd.codec.base import Values
+from alq_hvd.codec.base import B, V
 from alq_hvd.exchange.base import Exchange, Task
 
 
-def allgather(values: Values, task: Task) -> Exchange:
+def allgather(values: V, task: Task[V, B]) -> Exchange[V]:
     """Sum ``values`` over the ranks with one quantised hop.
 
     1. Encode this rank's gradient. 2. All-gather the records. 3. Decode and add them in rank order, so that every rank
@@ -24,7 +24,7 @@ def allgather(values: Values, task: Task) -> Exchange:
     hop.observe()
     records = yield pending
 
-    def decode(scale: float, out: Values) -> None:
+    def decode(scale: float, out: V) -> None:
         task.decode_sum(0, records, elements, range(size), scale, out)
 
     return decode

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
-from alq_hvd.codec.base import Bytes, Codec, Values
+from alq_hvd.codec.base import B, Codec, V, Values
 from alq_hvd.codec.keys import StreamKey, stream_key
 from alq_hvd.codec.strata import strata_for
 from alq_hvd.communicator.base import Communicator, Pending
@@ -19,9 +19,9 @@ from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels_by_width import AnyLevels
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 
-Decode = Callable[[float, Values], None]
+Decode = Callable[[float, V], None]
 """Given a scale and an output, write scale * (sum of the ranks' quantised gradients), the same bits on every rank."""
-Exchange = Generator[Pending[Any], Any, Decode]
+Exchange = Generator[Pending[Any], Any, Decode[V]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Task(Generic[V, B]):
     """Carry what an exchange needs to know about one fusion group at one step.
 
     Attributes:
@@ -61,7 +61,7 @@ class Task:
         signature: 32 bits that tell whose gradients these are; every record carries them, mixed with the levels'.
     """
 
-    codec: Codec
+    codec: Codec[V, B]
     communicator: Communicator
     shots: tuple[Shot, ...]
     observe: Observer | None
@@ -77,11 +77,11 @@ class Task:
     signature: int = 0
 
     @property
-    def carrier(self) -> Carrier:
+    def carrier(self) -> Carrier[B]:
         """Return what carries the codec's records over the communicator."""
         return self.carrier_over(self.communicator)
 
-    def carrier_over(self, communicator: Communicator) -> Carrier:
+    def carrier_over(self, communicator: Communicator) -> Carrier[B]:
         """Return what carries the codec's records over ``communicator``."""
         return carrier(communicator, self.codec.arrays, self.direct)
 
@@ -100,13 +100,13 @@ class Task:
         whole = stream_key(**circumstances, rank=ranks.rank, strata=strata)
         return whole.at(self.first_element + element)
 
-    def hop(self, shot: int, values: Values, element: int = 0) -> Hop:
+    def hop(self, shot: int, values: V, element: int = 0) -> Hop[V, B]:
         """Return ``values``, which start at ``element``, ready to be quantised in ``shot``."""
         arrays, residual = self.codec.arrays, None
         if self.residuals is not None and self.shots[shot].contracts:
             start = self.first_element + element
             residual = self.residuals.of(self.group, shot, start, len(values), arrays)
-        hop = Hop(self, shot, values, element, residual, values)
+        hop: Hop[V, B] = Hop(self, shot, values, element, residual, values)
         if residual is None or self.observe is None:
             return hop
         with hop.holding_back(values, residual):
@@ -117,7 +117,7 @@ class Task:
         return self.observe is None and (self.residuals is None or not self.shots[shot].contracts)
 
     def decode_sum(
-        self, shot: int, records: Sequence[Bytes], elements: int, senders: Sequence[int], scale: float, out: Values
+        self, shot: int, records: Sequence[B], elements: int, senders: Sequence[int], scale: float, out: V
     ) -> None:
         """Write to ``out`` ``scale`` times the sum of the records of ``senders``, in that order."""
         stamps = [self.stamp(shot, sender) for sender in senders]
@@ -129,7 +129,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Hop:
+class Hop(Generic[V, B]):
     """Values that one shot quantises, whole or in chunks.
 
     Attributes:
@@ -138,14 +138,14 @@ class Hop:
         seen: what is quantised, for whoever observes it: values and residual.
     """
 
-    task: Task
+    task: Task[V, B]
     shot: int
-    values: Values
+    values: V
     element: int
-    residual: Values | None
-    seen: Values
+    residual: V | None
+    seen: V
 
-    def encode(self, start: int = 0, stop: int | None = None) -> Bytes:
+    def encode(self, start: int = 0, stop: int | None = None) -> B:
         """Return this rank's record of the values from ``start`` up to ``stop``, on bucket boundaries."""
         task, part = self.task, slice(start, len(self.values) if stop is None else stop)
         values, residual = self.values[part], None if self.residual is None else self.residual[part]
@@ -160,15 +160,16 @@ class Hop:
             )
 
     @contextmanager
-    def holding_back(self, values: Values, residual: Values | None) -> Iterator[None]:
+    def holding_back(self, values: V, residual: V | None) -> Iterator[None]:
         """Keep what is owed to values that are exactly zero, inside, for a step in which they are not.
 
         What was frozen, masked or pruned, and a row of an embedding that nobody has seen, stay where they are.
         """
         held = None if residual is None else self.task.codec.arrays.hold_back(values, residual)
         yield
-        if residual is not None and held is not None:
-            residual += held
+        if held is not None:
+            owed: Any = residual
+            owed += held
 
     def observe(self, start: int = 0, stop: int | None = None) -> None:
         """Tell the observer, if there is one, once a collective is under way and time would pass anyway.
@@ -184,7 +185,7 @@ class Hop:
 class ExchangeFunction(Protocol):
     """Start to sum a fusion group over the ranks."""
 
-    def __call__(self, values: Values, task: Task) -> Exchange:
+    def __call__(self, values: V, task: Task[V, B]) -> Exchange[V]:
         """Encode ``values`` and yield each collective; see ``Exchange``.
 
         The exchange owns ``values``: it overwrites them as it likes.

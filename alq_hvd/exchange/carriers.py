@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from alq_hvd.codec.arrays import Arrays
+from typing import cast
+
+from alq_hvd.codec.arrays import Arrays, B, Record, V
 from alq_hvd.communicator.base import Communicator
 from alq_hvd.errors import ConfigurationError
 from alq_hvd.exchange.direct import DirectCarrier, TakesTensors
@@ -10,7 +12,7 @@ from alq_hvd.exchange.pieces import InPieces
 from alq_hvd.exchange.staged import Carrier, StagedCarrier
 
 
-def carrier(communicator: Communicator, arrays: Arrays, direct: bool) -> Carrier:
+def carrier(communicator: Communicator, arrays: Arrays[V, B], direct: bool) -> Carrier[B]:
     """Return what carries the records of ``arrays`` over ``communicator``.
 
     Args:
@@ -21,10 +23,11 @@ def carrier(communicator: Communicator, arrays: Arrays, direct: bool) -> Carrier
     Raises:
         ConfigurationError: ``communicator`` carries bytes of the host only.
     """
+    of_host: Carrier[Record] = InPieces(communicator, communicator.size)
     if arrays.staging is None:
-        return InPieces(communicator, communicator.size)
+        return cast("Carrier[B]", of_host)  # B is Record where nothing has to be brought to the host
     if not direct:
-        return StagedCarrier(InPieces(communicator, communicator.size), arrays.staging, communicator.rank)
+        return StagedCarrier(of_host, arrays.staging, communicator.rank)
     if not isinstance(communicator, TakesTensors):
         raise ConfigurationError(
             f"device_records: expected a communicator that takes tensors, got {type(communicator).__name__}: go without"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from alq_hvd.accumulation.types import FP32, FloatType
-from alq_hvd.codec.base import Values
+from alq_hvd.codec.base import B, V
 from alq_hvd.communicator.nodes import Nodes
 from alq_hvd.exchange.base import Exchange, Task
 from alq_hvd.exchange.chunks import deal
@@ -24,7 +24,7 @@ class Hierarchical:
     nodes: Nodes
     accumulator: FloatType = FP32
 
-    def __call__(self, values: Values, task: Task) -> Exchange:
+    def __call__(self, values: V, task: Task[V, B]) -> Exchange[V]:
         """Sum ``values`` over the ranks.
 
         1. Cut the group into one share a rank of the node, on bucket boundaries. All-to-all inside the node, in the
@@ -56,7 +56,7 @@ class Hierarchical:
         task.ledger.sent((inside.size - 1) * len(padded))
         spread = yield carrier.allgather(padded, f"{task.name}.spread")
 
-        def decoded(scale: float, out: Values) -> None:
+        def decoded(scale: float, out: V) -> None:
             for part, share in zip(spread, shares, strict=True):
                 arrays.scaled(part[: 4 * share.elements], scale, out[share.start : share.stop])
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Generic
 
 import numpy as np
 
 from alq_hvd import backends
-from alq_hvd.codec.arrays import Bytes
+from alq_hvd.codec.arrays import B
 from alq_hvd.communicator.base import Pending
 from alq_hvd.exchange.staged import Carrier
 
 LARGEST = 2**30
-"""Bytes of one collective, of all ranks together. MPI's counts and places are ints of 32 bits with a sign."""
+"""B of one collective, of all ranks together. MPI's counts and places are ints of 32 bits with a sign."""
 
 
 @dataclass(frozen=True, slots=True)
-class InPieces:
+class InPieces(Generic[B]):
     """Carry what ``inner`` carries, but cut up where all ranks together would send too much; see ``Carrier``.
 
     Attributes:
@@ -25,10 +26,10 @@ class InPieces:
         size: number of ranks.
     """
 
-    inner: Carrier
+    inner: Carrier[B]
     size: int
 
-    def allgather(self, payload: Bytes, name: str) -> Pending[list[Bytes]]:
+    def allgather(self, payload: B, name: str) -> Pending[list[B]]:
         """Give every rank's payload to every rank, in rank order; lengths must be equal."""
         starts = self._starts(len(payload))
         if len(starts) < 2:
@@ -36,7 +37,7 @@ class InPieces:
         step = starts[1]
         return _Pieces([self.inner.allgather(payload[start : start + step], f"{name}.from{start}") for start in starts])
 
-    def alltoall(self, payloads: Sequence[Bytes], name: str, *, alike: bool = False) -> Pending[list[Bytes]]:
+    def alltoall(self, payloads: Sequence[B], name: str, *, alike: bool = False) -> Pending[list[B]]:
         """Give ``payloads[r]`` to rank r; only those of which all ranks know the lengths, ``alike``, are cut up."""
         starts = self._starts(max(map(len, payloads)))
         if len(starts) < 2 or not alike:
@@ -56,18 +57,18 @@ class InPieces:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pieces:
+class _Pieces(Generic[B]):
     """Represent the pieces of one collective in flight."""
 
-    started: Sequence[Pending[list[Bytes]]]
+    started: Sequence[Pending[list[B]]]
 
     def done(self) -> bool:
         return all(piece.done() for piece in self.started)
 
-    def wait(self) -> list[Bytes]:
+    def wait(self) -> list[B]:
         received = [piece.wait() for piece in self.started]
         return [_joined(of_one_rank) for of_one_rank in zip(*received, strict=True)]
 
 
-def _joined(pieces: Sequence[Bytes]) -> Bytes:
+def _joined(pieces: Sequence[Any]) -> Any:
     return np.concatenate(pieces) if isinstance(pieces[0], np.ndarray) else backends.torch().cat(list(pieces))

@@ -7,7 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from alq_hvd.codec.base import Bytes, Record, Values
+from alq_hvd import backends
+from alq_hvd.codec.base import B, Bytes, Record, V
 from alq_hvd.communicator.base import DEFAULT_TIMEOUT, Communicator, Pending, Polled
 from alq_hvd.exchange.base import Exchange, Task
 from alq_hvd.exchange.ledger import ring_bytes
@@ -32,15 +33,16 @@ class GatheredAllreduce:
     """Average by giving everything to everyone, where a host has no all-reduce; see ``PlainAllreduce``.
 
     Attributes:
-        communicator: of the ranks; payloads must be on the host.
+        communicator: of the ranks; carries bytes of the host.
     """
 
     communicator: Communicator
 
-    def start(self, floats: Record, half: bool, name: str) -> Polled[None]:
-        """Start to average; every rank adds in rank order, so that all get the same bits."""
-        own = floats.view(np.float32)
-        sent = own.astype(np.float16).view(np.uint8) if half else floats.copy()
+    def start(self, floats: Bytes, half: bool, name: str) -> Polled[None]:
+        """Start to average; every rank adds in rank order, so that all get the same bits. A device is waited for."""
+        at_home: Record = floats if isinstance(floats, np.ndarray) else backends.torch().as_tensor(floats).cpu().numpy()
+        own = at_home.view(np.float32)
+        sent = own.astype(np.float16).view(np.uint8) if half else at_home.copy()
         pending = self.communicator.allgather(sent, name)
 
         def collect() -> None:
@@ -48,6 +50,9 @@ class GatheredAllreduce:
             for part in pending.wait():
                 total += part.view(np.float16 if half else np.float32)
             np.multiply(total, np.float32(1 / self.communicator.size), out=own)
+            if at_home is not floats:
+                torch = backends.torch()
+                torch.as_tensor(floats).copy_(torch.from_numpy(at_home))
 
         return Polled(pending.done, collect, f"rank {self.communicator.rank}: allreduce {name!r}", DEFAULT_TIMEOUT)
 
@@ -61,7 +66,7 @@ class PlainExchange:
 
     plain: PlainAllreduce
 
-    def __call__(self, values: Values, task: Task) -> Exchange:
+    def __call__(self, values: V, task: Task[V, B]) -> Exchange[V]:
         """Average ``values``; the sum is that times the number of ranks.
 
         All ranks that take part must agree on: the task, but for its rank; the number of values.
@@ -71,7 +76,7 @@ class PlainExchange:
         task.ledger.sent(ring_bytes(size, len(floats)))
         yield self.plain.start(floats, False, f"{task.name}.plain")
 
-        def decode(scale: float, out: Values) -> None:
+        def decode(scale: float, out: V) -> None:
             arrays.scaled(floats, scale * size, out)
 
         return decode

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from alq_hvd.codec.base import Values
+from alq_hvd.codec.base import B, V
 from alq_hvd.exchange.base import Exchange, Task
 
 
-def reduce_scatter(values: Values, task: Task) -> Exchange:
+def reduce_scatter(values: V, task: Task[V, B]) -> Exchange[V]:
     """Sum this rank's chunk of ``values`` over the ranks with one quantised hop.
 
     1. Encode each of the n equal chunks of the values into a record of its own. 2. All-to-all: chunk r goes to rank r.
@@ -28,7 +28,7 @@ def reduce_scatter(values: Values, task: Task) -> Exchange:
         hop.observe(*each)
     received = yield pending
 
-    def decode(scale: float, out: Values) -> None:
+    def decode(scale: float, out: V) -> None:
         task.decode_sum(0, received, chunk, range(size), scale, out)
 
     return decode

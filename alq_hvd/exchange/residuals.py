@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from alq_hvd import backends
-from alq_hvd.codec.arrays import Arrays, HostArrays, Values
+from alq_hvd.codec.arrays import Arrays, B, HostArrays, V
 from alq_hvd.errors import ConfigurationError
 
 _logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Owner:
 @dataclass(frozen=True, slots=True)
 class _Kept:
     start: int
-    values: Values
+    values: Any  # of the memory of `arrays`, which each group has its own of
     arrays: Arrays | None  # None: loaded, of NumPy, and not yet in the memory of the codec
 
 
@@ -62,7 +62,7 @@ class Residuals:
     _scale: float | None = None
     _owed: bool = False
 
-    def of(self, group: int, shot: int, start: int, elements: int, arrays: Arrays) -> Values:
+    def of(self, group: int, shot: int, start: int, elements: int, arrays: Arrays[V, B]) -> V:
         """Return float32[elements] for the values of ``group`` from ``start`` on: zeros where nothing is held yet."""
         kept = self._kept.get((group, shot))
         if kept is None or kept.start != start or len(kept.values) != elements:
@@ -72,7 +72,8 @@ class Residuals:
         self._kept[group, shot] = kept
         if self.guarded and (group, shot) not in self._taken:
             self._copy((group, shot), kept, arrays)
-        return kept.values
+        values: V = kept.values
+        return values
 
     def begin_step(self, scale: float | None) -> None:
         """Start a step whose gradients are multiplied by ``scale``, when somebody knows.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from alq_hvd.codec.base import Bytes, Values
+from alq_hvd.codec.base import Bytes
 from alq_hvd.communicator.base import Communicator, broadcast_bytes
 from alq_hvd.exchange.base import ExchangeFunction, Task
 from alq_hvd.exchange.break_even import HALF, PLAIN, Decision, Line, decide
@@ -115,7 +115,7 @@ class _Drawn:
 
     task: Task
 
-    def values(self, elements: int) -> Values:
+    def values(self, elements: int) -> Any:
         drawn = np.random.default_rng(self.task.communicator.rank).standard_normal(elements).astype(np.float32)
         return self.task.codec.arrays.copied(drawn)
 
@@ -124,7 +124,7 @@ def _plain_run(plain: PlainAllreduce, floats: Bytes, half: bool, name: str) -> _
     return lambda: plain.start(floats, half, name).wait()
 
 
-def _exchange_run(exchange: ExchangeFunction, task: Task, groups: Sequence[Values]) -> _Run:
+def _exchange_run(exchange: ExchangeFunction, task: Task, groups: Sequence[Any]) -> _Run:
     """Return what averages ``groups`` as a step does: on the host, by way of fusion buffers."""
     on_host = isinstance(groups[0], np.ndarray)
     buffers = [np.empty_like(values) if on_host else values for values in groups]

@@ -1,15 +1,15 @@
-"""Two-shot: every rank sums one chunk and sends the sum to all. Bytes that do not grow with the number of ranks."""
+"""Two-shot: every rank sums one chunk and sends the sum to all. B that do not grow with the number of ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alq_hvd.codec.base import Bytes, Values
+from alq_hvd.codec.base import B, V
 from alq_hvd.exchange.base import Exchange, Hop, Task
 from alq_hvd.exchange.chunks import Chunk, deal
 
 
-def two_shot(values: Values, task: Task) -> Exchange:
+def two_shot(values: V, task: Task[V, B]) -> Exchange[V]:
     """Sum ``values`` over the ranks with two quantised hops.
 
     1. Cut the group into one chunk a rank, on bucket boundaries, and encode each into a record of its own.
@@ -45,7 +45,7 @@ def two_shot(values: Values, task: Task) -> Exchange:
         again.observe()
     sums = yield pending
 
-    def decode(scale: float, out: Values) -> None:
+    def decode(scale: float, out: V) -> None:
         for sender, (chunk, length) in enumerate(zip(chunks, lengths, strict=True)):
             if chunk.elements:
                 part = out[chunk.start : chunk.stop]
@@ -54,7 +54,7 @@ def two_shot(values: Values, task: Task) -> Exchange:
     return decode
 
 
-def _recode(task: Task, records: Sequence[Bytes], own: Chunk, values: Values) -> tuple[Bytes, Hop | None]:
+def _recode(task: Task[V, B], records: Sequence[B], own: Chunk, values: V) -> tuple[B, Hop[V, B] | None]:
     """Return the record of the sum of ``records``, and the sum itself where it is observed or has a residual.
 
     Elsewhere the sum need not exist anywhere as a whole: a device adds, and encodes again, without leaving the chip.

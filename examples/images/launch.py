@@ -1,4 +1,4 @@
-"""Start a program on several ranks with horovodrun, follow it, and never leave a rank behind."""
+"""Start a program on several ranks with horovodrun or torchrun, follow it, and never leave a rank behind."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ ENVIRONMENT = {
 }
 """Set for the ranks unless the user's environment says otherwise."""
 
+FRONT_ENDS = ("horovod", "ddp")
+"""Each is started in its own way."""
 POLL_SECONDS = 0.3
 GRACE_SECONDS = 15.0
 _TAG = re.compile(r"\[1,(\d+)\]<std(?:out|err)>:")
@@ -46,6 +48,21 @@ def find_horovodrun() -> Path:
     return path
 
 
+def launcher(front_end: str, ranks: int) -> list[str]:
+    """Return the command before a Python program and its arguments that starts ``ranks`` ranks of this machine.
+
+    Raises:
+        LaunchError: when it is not installed here.
+    """
+    if front_end == "horovod":
+        return [str(find_horovodrun()), "-np", str(ranks), sys.executable]
+    if importlib.util.find_spec("torch") is None:
+        raise LaunchError(f"expected PyTorch in the Python at {sys.prefix}, found none: pip install '.[torch,demo]'")
+    # What torchrun is, by an address that needs no name service.
+    options = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}"]
+    return [sys.executable, "-m", "torch.distributed.run", *options]
+
+
 def run_on_ranks(
     ranks: int,
     program: Sequence[str],
@@ -53,6 +70,7 @@ def run_on_ranks(
     timeout: float,
     poll: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda line: None,
+    front_end: str = "horovod",
 ) -> None:
     """Run ``python program...`` on ``ranks`` ranks of this machine and wait for it.
 
@@ -62,13 +80,14 @@ def run_on_ranks(
         log: file that receives everything the ranks print.
         timeout: seconds after which all ranks are stopped.
         poll: called a few times a second while the program runs.
-        say: called with each line that rank 0 prints.
+        say: called with each line that rank 0 prints; under torchrun, which does not tell whose it is, with each line.
+        front_end: one of ``FRONT_ENDS``.
 
     Raises:
         LaunchError: when the program fails or exceeds ``timeout``. Whatever ends this function, Ctrl-C included,
             no process it started is left.
     """
-    command = [str(find_horovodrun()), "-np", str(ranks), sys.executable, *program]
+    command = [*launcher(front_end, ranks), *program]
     last: deque[str] = deque(maxlen=30)
     log.parent.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
@@ -81,7 +100,7 @@ def run_on_ranks(
         errors="replace",
         start_new_session=True,  # Ctrl-C then reaches this program alone, which stops the ranks in order
     )
-    pump = threading.Thread(target=_pump, args=(process, log, last, say), daemon=True)
+    pump = threading.Thread(target=_pump, args=(process, log, last, say, front_end == "horovod"), daemon=True)
     pump.start()
     deadline = time.monotonic() + timeout
     try:
@@ -103,7 +122,7 @@ def stop(process: subprocess.Popen[str]) -> None:
     """Stop ``process`` and everything below it: first politely, then, after a while, for good."""
     if process.poll() is not None:
         return
-    import psutil  # comes with Horovod, without which nothing was started
+    import psutil  # comes with Horovod, and with the extra 'demo'
 
     # Listed first: once horovodrun is gone, its ranks could not be found any more. psutil compares start times, so a
     # number that was reused by a stranger is left alone.
@@ -118,7 +137,9 @@ def stop(process: subprocess.Popen[str]) -> None:
     process.wait(GRACE_SECONDS)
 
 
-def _pump(process: subprocess.Popen[str], log: Path, last: deque[str], say: Callable[[str], None]) -> None:
+def _pump(
+    process: subprocess.Popen[str], log: Path, last: deque[str], say: Callable[[str], None], tagged: bool
+) -> None:
     if process.stdout is None:
         return
     with process.stdout, log.open("w", encoding="utf-8") as file:
@@ -129,7 +150,7 @@ def _pump(process: subprocess.Popen[str], log: Path, last: deque[str], say: Call
             text = _TAG.sub("", line).rstrip()
             if text:
                 last.append(text)
-            if text and tag is not None and tag[1] == "0":
+            if text and (not tagged or (tag is not None and tag[1] == "0")):
                 say(text)
 
 

@@ -1,4 +1,4 @@
-"""From the name of a compression on the command line to Horovod's keyword, and what can be read from it later."""
+"""From the name of a compression on the command line to what the host is given, and what can be read from it later."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
-import horovod.torch as hvd
 import torch
 
-import alq_hvd
 from alq_hvd.quantiser.methods import NAMES, usual_bits
-
-STOCK = {"fp32": hvd.Compression.none, "fp16": hvd.Compression.fp16}
-"""What Horovod brings along."""
+from images.front_ends import STOCK, FrontEnd
 
 ITEM_SIZE = {"fp32": 4, "fp16": 2}
-"""Bytes of a gradient coordinate on the wire of stock Horovod."""
+"""Bytes of a gradient coordinate on the wire of a stock host."""
 
 
 def default_bits() -> dict[str, int | None]:
@@ -24,34 +20,31 @@ def default_bits() -> dict[str, int | None]:
     return dict.fromkeys(STOCK) | {name: None if name == "none" else usual_bits(name) for name in NAMES}
 
 
-def build(options: argparse.Namespace, model: torch.nn.Module) -> Any:
-    """Return the value for ``hvd.DistributedOptimizer(compression=...)``."""
-    if options.compression in STOCK:
-        return STOCK[options.compression]
-    method = getattr(alq_hvd.Compression, options.compression)
-    return method(
-        bits=options.bits,
-        bucket_size=options.bucket_size,
-        exchange=options.exchange,
-        min_elements=options.min_elements,
-        seed=options.seed,
-        measure_every=options.log_every,
-        schedule=options.adapt_at or options.adapt_every,
-        rotate=options.rotate or None,  # None: as the method has it
-        error_feedback=options.error_feedback,
-        break_even=options.measure_break_even,
-        named_parameters=model.named_parameters(),
-    )
+def build(options: argparse.Namespace, model: torch.nn.Module, front_end: FrontEnd) -> Any:
+    """Return what the front end compresses gradients with."""
+    how = {
+        "bits": options.bits,
+        "bucket_size": options.bucket_size,
+        "exchange": options.exchange,
+        "min_elements": options.min_elements,
+        "seed": options.seed,
+        "measure_every": options.log_every,
+        "schedule": options.adapt_at or options.adapt_every,
+        "rotate": options.rotate or None,  # None: as the method has it
+        "error_feedback": options.error_feedback,
+        "break_even": options.measure_break_even,
+    }
+    return front_end.compression(options.compression, model, how)
 
 
-def quantise_weights(text: str | None, model: torch.nn.Module, optimizer: Any) -> Any:
+def quantise_weights(text: str | None, model: torch.nn.Module, optimizer: Any, front_end: FrontEnd) -> Any:
     """Let the inner layers of ``model`` compute with the scheme that ``text`` names; ``None`` where there is none."""
     if text is None:
         return None
     from alq_hvd.weights import quantize_weights, schemes
 
     scheme = schemes.from_text(text)
-    return quantize_weights(model, scheme.name, scheme.bits, optimizer=optimizer)
+    return quantize_weights(model, scheme.name, scheme.bits, optimizer=optimizer, communicator=front_end.communicator)
 
 
 @dataclass(frozen=True)
@@ -72,26 +65,33 @@ class Reading:
 
 
 class Meter:
-    """Read bytes, variance and levels from an alq_hvd compression, or compute them for stock Horovod."""
+    """Read bytes, variance and levels from an alq_hvd compression, or compute them for a stock host."""
 
-    def __init__(self, name: str, compression: Any, model: torch.nn.Module, adapted_at: int = -1) -> None:
+    def __init__(
+        self, name: str, compression: Any, model: torch.nn.Module, front_end: FrontEnd, adapted_at: int = -1
+    ) -> None:
         self._name = name
         self._metrics = getattr(compression, "metrics", None)
         self._options = compression.options.shared() if self._metrics is not None else {}
+        self._ranks = front_end.communicator.size
+        self._sees_own_gradients = not front_end.reduces_in_backward
         self._parameters = list(model.parameters())
         self.adapted_at = adapted_at
         self._cast_variance: float | None = 0.0 if name == "fp32" else None
 
     def codec_seconds(self) -> dict[str, float]:
-        """Return the cumulative seconds of encode, decode and adapt; zeros for stock Horovod."""
+        """Return the cumulative seconds of encode, decode, adapt, and of waiting; zeros for a stock host."""
         if self._metrics is None:
-            return {"encode": 0.0, "decode": 0.0, "adapt": 0.0}
+            return dict.fromkeys(("encode", "decode", "adapt", "exchange"), 0.0)
         seconds: dict[str, float] = self._metrics()["seconds"]
         return seconds
 
     def look_at_gradients(self, step: int, every: int) -> None:
-        """Measure, now and then, what rounding this rank's own gradients to fp16 loses; call before the exchange."""
-        if self._name == "fp16" and step % every == 0:
+        """Measure, now and then, what rounding this rank's own gradients to fp16 loses; call before the exchange.
+
+        Under DDP nobody sees them after the backward pass: there it stays unknown.
+        """
+        if self._name == "fp16" and self._sees_own_gradients and step % every == 0:
             gradients = (parameter.grad for parameter in self._parameters)
             local = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
             lost = local.half().double() - local
@@ -134,4 +134,4 @@ class Meter:
     def _ring_bytes(self) -> int:
         """Return what a ring allreduce sends on every rank: 2 (n - 1) / n of the gradient."""
         size = sum(parameter.numel() for parameter in self._parameters) * ITEM_SIZE[self._name]
-        return round(2 * (int(hvd.size()) - 1) / int(hvd.size()) * size)
+        return round(2 * (self._ranks - 1) / self._ranks * size)

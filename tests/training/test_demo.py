@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import struct
 import subprocess
@@ -34,6 +35,21 @@ def test_a_short_demo_prints_one_table_and_draws_one_picture(tmp_path: Path) -> 
     assert picture.parent == tmp_path
     assert struct.unpack(">II", picture.read_bytes()[16:24]) == (1800, 1152)
     assert "\r" not in done.stderr  # no terminal, no terminal tricks
+
+
+def test_the_demo_trains_under_ddp_as_well(tmp_path: Path) -> None:
+    sizes = "--front-end ddp --np 2 --runs fp16 alq:3 --train-images 256 --test-images 100 --epochs 1 --adapt-at 0"
+    done = demo(*shlex.split(sizes), "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "torchrun --standalone --nproc-per-node 2" in done.stdout
+    assert done.stdout.count("\n    after  ") == 1
+    assert "waited inside the backward pass" in done.stdout
+    assert "Warning" not in done.stderr
+    for run_directory in ("fp16", "alq-3-bits"):
+        said = [json.loads((tmp_path / run_directory / f"rank-{rank}.json").read_text()) for rank in range(2)]
+        assert said[0]["weights_sha256"] == said[1]["weights_sha256"], run_directory
+    result = json.loads((tmp_path / "alq-3-bits" / "result.json").read_text())
+    assert (result["front_end"], result["exchange"], result["levels"][0]) == ("ddp", "allgather", -1.0)
 
 
 def test_a_run_that_fails_ends_the_demo_with_its_output(tmp_path: Path) -> None:
