@@ -54,7 +54,7 @@ def _order(blocks: int) -> npt.NDArray[np.int64]:
     return np.arange(blocks, dtype=np.int64) * step % blocks
 
 
-def _reordered(values: Values, order: npt.NDArray[np.int64], unit: int, arrays: Arrays) -> Values:
+def _reordered(values: Values, order: npt.NDArray[np.int64], unit: int, arrays: Arrays) -> Any:
     """Return a copy of ``values``, its blocks in that order: float32[n] of NumPy, or one tensor."""
     if isinstance(values, np.ndarray):
         copy = np.empty_like(values)
@@ -72,7 +72,7 @@ def _rows(flat: Values, unit: int) -> Any:
     return flat[: len(flat) // unit * unit].reshape(-1, unit)
 
 
-def _index(order: npt.NDArray[np.int64], flat: Values) -> Any:
+def _index(order: npt.NDArray[np.int64], flat: Any) -> Any:
     if isinstance(flat, np.ndarray):
         return order
     return backends.torch().from_numpy(order).to(flat.device)
