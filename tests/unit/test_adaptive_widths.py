@@ -11,6 +11,7 @@ from codec_cases import CODECS, same_floats, stamp_for
 from alq_hvd.codec.base import Codec, FloatArray
 from alq_hvd.codec.choice import choose_codec
 from alq_hvd.codec.keys import stream_key
+from alq_hvd.codec.native import NativeCodec
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.engine.aggregator import Aggregator
 from alq_hvd.engine.options import Options
@@ -78,6 +79,19 @@ def test_codecs_write_the_same_bytes() -> None:
             for other in results[1:]:
                 assert all(np.array_equal(*pair) for pair in zip(results[0][:2], other[:2], strict=True)), case
                 assert all(same_floats(*pair) for pair in zip(results[0][2:], other[2:], strict=True)), case
+
+
+def test_bytes_do_not_depend_on_threads() -> None:
+    values = spread(200_123)
+    for name in ("eden", "optimal rotated, dithered"):
+        layout, levels = made(len(values), 1.3, shot=1, bucket_size=512, **METHODS[name])
+        results = []
+        for threads in (1, 3):
+            codec, kept = NativeCodec(threads=threads), values[::-1].copy()
+            key = stream_key(seed=1, step=2, rank=3, group=4, shot=0)
+            record = codec.encode(values, layout, levels, key, stamp_for(levels), kept)
+            results.append((record, kept, codec.decode_sum([record], layout, levels, [stamp_for(levels)], 1.0)))
+        assert all(np.array_equal(*pair) for pair in zip(*results, strict=True)), name
 
 
 def test_widths_follow_energy_within_the_budget() -> None:

@@ -44,9 +44,9 @@ bool sum_by_width(const PlacedRecord* records, int count, int64_t begin, int64_t
   const bool past_cache = end - begin > kCachedElements;
   bool any = false;
   alignas(64) float sums[kTile], scales[kTile];
+  int64_t block = begin / block_size, tile = begin % block_size / kTile;  // counted on: dividing is slow
   for (int64_t start = begin; start < end; start += kTile) {
     const int64_t size = end - start < kTile ? end - start : kTile;
-    const int64_t block = start / block_size, tile = start % block_size / kTile;
     for (int i = 0; i < kTile; ++i) sums[i] = 0;
     for (int r = 0; r < count; ++r) {
       const auto& [bytes, widths, rows] = records[r];
@@ -63,6 +63,10 @@ bool sum_by_width(const PlacedRecord* records, int count, int64_t begin, int64_t
                                    sums);
     }
     write_scaled(sums, size, scale, past_cache, out + start);
+    if (++tile * kTile == block_size) {
+      tile = 0;
+      ++block;
+    }
   }
   return any;
 }
