@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import ModuleType
 
 import numpy as np
@@ -109,7 +110,7 @@ class NativeCodec(Codec[FloatArray, Record]):
         residual: FloatArray | None,
     ) -> None:
         config, signs = layout.quantiser, sign_key(key, layout.quantiser)
-        ladder = Ladder.of(levels, residual is None)
+        ladder = _ladder(levels, residual is None)
         check = self._native.encode_widths(
             self.instruction_set,
             values,
@@ -214,12 +215,18 @@ class NativeCodec(Codec[FloatArray, Record]):
         )
 
 
+@lru_cache(maxsize=16)  # of the shots in use: to make them anew at every call takes as long as a small group
 def _tables(config: QuantiserConfig, levels: LevelsByWidth) -> list[tuple[int, FloatArray, FloatArray, float, float]]:
     """Return width, levels, inverse gaps, dither and reach of every table."""
     every = [(width, config.at(width), levels.at(width)) for width in levels.widths]
     return [
         (width, table.values, table.inverse_gaps, _dither(config, table), _reach(own)) for width, own, table in every
     ]
+
+
+@lru_cache(maxsize=16)
+def _ladder(levels: LevelsByWidth, keeps_all: bool) -> Ladder:
+    return Ladder.of(levels, keeps_all)
 
 
 def _dither(config: QuantiserConfig, levels: Levels) -> float:
