@@ -117,6 +117,21 @@ class Polled(Generic[Result]):
         return self.collect()
 
 
+@dataclass(frozen=True, slots=True)
+class Arrived(Generic[Result]):
+    """What needs no collective, such as payloads that are empty on all ranks."""
+
+    result: Result
+
+    def done(self) -> bool:
+        """Return True."""
+        return True
+
+    def wait(self) -> Result:
+        """Return the result."""
+        return self.result
+
+
 def timed_out(what: str, timeout: float, cause: str = "") -> CommunicationTimeout:
     """Return the error for a collective that did not complete.
 

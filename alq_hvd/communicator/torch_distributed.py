@@ -13,7 +13,7 @@ import numpy as np
 
 from alq_hvd import backends
 from alq_hvd.communicator import leaving
-from alq_hvd.communicator.base import DEFAULT_TIMEOUT, SECOND_LANE, Payload, Pending, Result, timed_out
+from alq_hvd.communicator.base import DEFAULT_TIMEOUT, SECOND_LANE, Arrived, Payload, Pending, Result, timed_out
 from alq_hvd.errors import BackendUnavailable, CommunicationTimeout, ConfigurationError
 
 Tensor = Any
@@ -148,12 +148,21 @@ class TorchCommunicator:
             lambda: collect(list(received.split(theirs))),
         )
 
-    def _lane(self, name: str) -> Any:
+    def allreduce(self, tensor: Tensor, name: str, collect: Callable[[], Result]) -> Started[Result]:
+        """Start to add ``tensor`` up in place, over the process group itself; all ranks in one order.
+
+        A group that has NCCL alone cannot carry tensors of the host: those take a third lane.
+        """
+        if not tensor.is_cuda and not _serves_hosts(self.world):
+            return self.start(lambda: self._lane(name, 2).allreduce([tensor]), name, collect)
+        return self.start(lambda: self._dist.all_reduce(tensor, group=self.world, async_op=True), name, collect)
+
+    def _lane(self, name: str, number: int | None = None) -> Any:
         """Return what carries the collective ``name``."""
         members = self._members
         if not members.lanes:
-            # Both at once: the first use of the second one is at another time on each rank.
-            stores = [members.store_for(self._dist, f"lane {number}") for number in range(2)]
+            count = 2 if _serves_hosts(self.world) else 3  # at once: each rank first uses the second at another time
+            stores = [members.store_for(self._dist, f"lane {each}") for each in range(count)]
             limit = timedelta(seconds=self.timeout)
             try:
                 for store in stores:
@@ -161,7 +170,7 @@ class TorchCommunicator:
             except RuntimeError as error:
                 members.lanes.clear()
                 raise self.failed(name, error) from error
-        return members.lanes[name.endswith(SECOND_LANE)]
+        return members.lanes[name.endswith(SECOND_LANE) if number is None else number]
 
     def failed(self, name: str, error: Exception) -> CommunicationTimeout:
         """Return the error for a collective that torch gave up, or that took too long."""
@@ -193,7 +202,8 @@ class _Members:
         world: the process group.
         rank, size: among these ranks.
         store: through which they find each other.
-        lanes: for the collectives that come first, and for those that follow them; empty before the first one.
+        lanes: for the collectives that come first, for those that follow them, and for exact sums that ``world``
+            cannot carry; empty before the first one.
     """
 
     world: object
@@ -243,21 +253,6 @@ class Started(Generic[Result]):
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived(Generic[Result]):
-    """What needs no collective, such as payloads that are empty on all ranks."""
-
-    result: Result
-
-    def done(self) -> bool:
-        """Return True."""
-        return True
-
-    def wait(self) -> Result:
-        """Return the result."""
-        return self.result
-
-
-@dataclass(frozen=True, slots=True)
 class TorchTensors:
     """Carry tensors of GPUs as they lie, over NCCL; see ``exchange.direct``. Not yet run on a GPU.
 
@@ -278,6 +273,14 @@ class TorchTensors:
         own, lengths = self.communicator, [len(part) for part in payloads]
         joined, theirs = backends.torch().cat(list(payloads)), [lengths[own.rank]] * own.size
         return _unpolled(own.start_alltoall(joined, lengths, theirs, own.world, name, list))
+
+
+def _serves_hosts(group: Any) -> bool:
+    try:
+        group._get_backend(backends.torch().device("cpu"))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _unpolled(started: Started[Result]) -> Started[Result]:

@@ -96,9 +96,8 @@ class ExactAllreduce:
 
     def average(self, tensor: Any, name: str, collect: Callable[[], None]) -> Started[None]:
         """Start to average ``tensor`` in place; ``collect`` is called when it is there."""
-        dist, own = backends.torch_distributed(), self.communicator
-        tensor.div_(own.size)
-        return own.start(lambda: dist.all_reduce(tensor, group=own.world, async_op=True), name, collect)
+        tensor.div_(self.communicator.size)
+        return self.communicator.allreduce(tensor, name, collect)
 
 
 def _node_of(rank: int, ranks_per_node: int | None) -> int | str:

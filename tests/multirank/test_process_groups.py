@@ -61,6 +61,13 @@ def test_ranks_of_a_node_and_their_likes_on_others_reach_each_other(outcome: lis
     assert all("equally many ranks on every node" in told["unlike nodes"] for told in outcome)
 
 
+def test_exact_means_of_the_host_are_right_also_where_the_group_serves_devices_alone(
+    outcome: list[dict[str, Any]],
+) -> None:
+    for told in outcome:
+        assert told["means"] == [[[0.0, 2.5, 5.0]] * 2] * 2
+
+
 def test_what_can_not_work_is_an_error_that_says_what_to_do(outcome: list[dict[str, Any]]) -> None:
     for rank, told in enumerate(outcome):
         assert "ConfigurationError" in told["not started"]

@@ -68,6 +68,16 @@ def out_of_step(ranks: TorchCommunicator) -> bool:
     return right
 
 
+def means(group: Any) -> list[list[float]]:
+    """Return exact means over ``group`` of float32 numbers of the host, in full and in half precision."""
+    ranks, averaged = TorchCommunicator(group, timeout=60), []
+    for half in (False, True):
+        own = np.arange(3, dtype=np.float32) * (1 + ranks.rank)
+        ProcessGroupTransport(ranks).plain.start(own.view(np.uint8), half, "x.means").wait()
+        averaged.append(own.tolist())
+    return averaged
+
+
 def error(doing: Any) -> str:
     """Return the kind and the text of the error of this package that ``doing`` raises."""
     try:
@@ -95,6 +105,7 @@ def main(results: Path) -> None:
     ]
     outcome["one node"] = ProcessGroupTransport(everyone).nodes(None, "x.nodes").inside.size
     outcome["unlike nodes"] = error(lambda: ProcessGroupTransport(everyone).nodes(3, "x.nodes"))
+    outcome["means"] = [means(None), means(dist.new_group(backend="cuda:gloo"))]  # which has nothing for the host
     hasty = TorchCommunicator(timeout=5)
     dist.barrier()
     hasty.allgather(told(rank, 0, 1), "x.first").wait()
