@@ -53,6 +53,7 @@ PLAIN = {
     "ssh",
     "ssh-copy-id",
     "ssh-keygen",
+    "torchrun",
     "wait",
 }
 """Programs that everybody has or that are not ours to check."""
