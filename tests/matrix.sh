@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Build and test the wheel with every Python of the supported range that this machine has, each in an environment of its own.
 #
-#   tests/matrix.sh                    what needs neither PyTorch nor Horovod: codecs, levels, methods, planner, report, records
+#   tests/matrix.sh                    a few files of tests that need neither PyTorch nor Horovod
 #   tests/matrix.sh --torch 2.4.1      also trains with that PyTorch under DDP; downloads it (up to 3 GB)
 #   tests/matrix.sh --python 3.12      this Python alone
 set -euo pipefail
