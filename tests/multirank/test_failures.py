@@ -7,8 +7,6 @@ import pytest
 from tests.support.launch import horovodrun
 
 pytestmark = [pytest.mark.multirank, pytest.mark.timeout(450)]
-ALIKE = ("adasum", "other_process_set", "copied", "not_called", "bits")
-"""Errors of every rank, which therefore can go on to the next one."""
 
 
 def output_of(what: str, *, ranks: int = 2, gloo: bool = False) -> str:
@@ -17,23 +15,13 @@ def output_of(what: str, *, ranks: int = 2, gloo: bool = False) -> str:
     return output
 
 
-@pytest.fixture(scope="module")
-def told() -> dict[str, str]:
-    """Return what is printed of each case of ``ALIKE``, and of rank 0 alone, in whose error all ranks end."""
-    output = output_of(",".join([*ALIKE, "excluded"]), ranks=4)
-    starts = [output.index(f"{case}: Traceback") for case in ALIKE]
-    ends = [*starts[1:], len(output)]
-    return {case: output[start:end] for case, start, end in zip(ALIKE, starts, ends, strict=True)} | {"all": output}
+@pytest.mark.parametrize("gloo", [False, True])
+def test_different_bits_are_named_with_both_values_and_the_rank(gloo: bool) -> None:
+    assert "ConfigurationMismatch: bits: rank 0 has 3, rank 1 has 4" in output_of("bits", gloo=gloo)
 
 
-def test_different_bits_are_named_with_both_values_and_the_rank(told: dict[str, str]) -> None:
-    for output in (told["bits"], output_of("bits", gloo=True)):
-        assert "ConfigurationMismatch: bits: rank 0 has 3, rank 1 has 4" in output
-
-
-def test_adasum_is_refused(told: dict[str, str]) -> None:
-    message = "UnsupportedReduction: expected a gradient, got a parameter: Horovod's Adasum"
-    assert message in told["adasum"]
+def test_adasum_is_refused() -> None:
+    assert "UnsupportedReduction: expected a gradient, got a parameter: Horovod's Adasum" in output_of("adasum")
 
 
 def test_another_call_order_on_one_rank_names_the_remedy() -> None:
@@ -54,25 +42,26 @@ def test_a_rank_that_is_killed_ends_the_others(gloo: bool, what: str) -> None:
     assert "Killed" in output or "signal 9" in output or "HorovodInternalError" in output or "non-zero" in output
 
 
-def test_a_process_set_that_excludes_this_rank_is_refused(told: dict[str, str]) -> None:
-    assert "ConfigurationError: process_set: expected one with rank 0" in told["all"]
+def test_a_process_set_that_excludes_this_rank_is_refused() -> None:
+    assert "ConfigurationError: process_set: expected one with rank 0" in output_of("excluded")
 
 
-def test_a_process_set_that_only_the_optimizer_has_is_named(told: dict[str, str]) -> None:
-    output = told["other_process_set"]
+def test_a_process_set_that_only_the_optimizer_has_is_named() -> None:
+    output = output_of("other_process_set", ranks=4)
     assert "averaged over 2 ranks, this compression was made for 4" in output
     assert "give the same process_set to hvd.DistributedOptimizer and to alq_hvd.Compression" in output
 
 
-def test_parameters_that_the_optimizer_does_not_train_are_named_in_the_first_step(told: dict[str, str]) -> None:
-    output = told["copied"]
+def test_parameters_that_the_optimizer_does_not_train_are_named_in_the_first_step() -> None:
+    output = output_of("copied")
     assert "ConfigurationError: named_parameters: expected the parameters that the optimizer trains" in output
     assert "weight had no gradient" in output
 
 
-def test_a_method_that_was_not_called_says_so(told: dict[str, str]) -> None:
-    message = "ConfigurationError: compression: expected alq_hvd.Compression.alq(...), got it uncalled"
-    assert message in told["not_called"]
+def test_a_method_that_was_not_called_says_so() -> None:
+    assert "ConfigurationError: compression: expected alq_hvd.Compression.alq(...), got it uncalled" in output_of(
+        "not_called"
+    )
 
 
 def test_process_sets_train_apart() -> None:
