@@ -13,7 +13,7 @@ import torch
 import alq_hvd
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.exchange.ledger import ring_bytes
-from alq_hvd.frontends.horovod.probe import PROBE_BYTES
+from alq_hvd.frontends.horovod.probe import probe_bytes
 from alq_hvd.quantiser.record import RecordLayout
 from tests.support.cases import each
 from tests.support.small_model import SHAPES, backward, compressor, exact, model, named_gradients
@@ -272,7 +272,7 @@ def test_metrics_count_what_was_sent() -> None:
         config = compression.options.quantiser()
         groups = [2352, 5200, 1320]  # conv | linear | head, at most 4000 elements together
         records = sum(RecordLayout(elements, config).record_bytes for elements in groups)
-        expected = (size - 1) * records + 3 * ring_bytes(size, PROBE_BYTES) + ring_bytes(size, 4 * 16)
+        expected = (size - 1) * records + 3 * ring_bytes(size, probe_bytes(size)) + ring_bytes(size, 4 * 16)
         assert metrics["bytes_per_step"] == expected
         assert metrics["bytes_total"] == 2 * expected
         assert metrics["step"] == 2

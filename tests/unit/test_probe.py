@@ -13,7 +13,7 @@ from alq_hvd.frontends.horovod.probe import Probe
 from tests.support.cases import each
 from tests.support.stand_in import adasum
 
-SIZES = [1, 2, 3, 4, 7, 32, 256, 768, 1000, 4096]
+SIZES = [1, 2, 3, 4, 7, 32, 63, 64, 65, 128, 256, 768, 1000, 4096]
 
 
 def probes(size: int) -> list[Probe]:
@@ -23,7 +23,8 @@ def probes(size: int) -> list[Probe]:
 
 
 def contributions(all_probes: list[Probe]) -> np.ndarray:
-    return np.array([probe.values() for probe in all_probes])
+    """Return the numbers of all ranks, in the type in which Horovod adds them."""
+    return np.array([probe.tensor_of_values().numpy() for probe in all_probes])
 
 
 def added_one_by_one(numbers: np.ndarray) -> np.ndarray:
@@ -34,7 +35,8 @@ def added_one_by_one(numbers: np.ndarray) -> np.ndarray:
 @each("size", SIZES)
 def test_an_average_gives_the_factor_one_whatever_the_predivide_factor(size: int) -> None:
     for predivide in (1.0, 2.0, 3.0, 7.3, 100.1):
-        reduced = added_one_by_one(contributions(probes(size)) * (1 / predivide)) * (predivide / size)
+        own = contributions(probes(size))
+        reduced = added_one_by_one(own * own.dtype.type(1 / predivide)) * own.dtype.type(predivide / size)
         for probe in probes(size)[:: max(1, size // 8)]:
             probe.require_same_ranks(reduced.tolist(), "w")
             assert probe.check(reduced.tolist(), "w", Attendance(size)) == 1.0, predivide

@@ -32,7 +32,7 @@ from alq_hvd.frontends.horovod.identity_keys import IdentityKeys
 from alq_hvd.frontends.horovod.keys import Keys, require_met
 from alq_hvd.frontends.horovod.names import unique
 from alq_hvd.frontends.horovod.plain import LeftToHorovod
-from alq_hvd.frontends.horovod.probe import PROBE_BYTES, Probe, require_gradient
+from alq_hvd.frontends.horovod.probe import Probe, probe_bytes, require_gradient
 from alq_hvd.frontends.horovod.tickets import Passed, Ticket
 from alq_hvd.frontends.horovod.transport import HorovodTransport
 from alq_hvd.frontends.horovod.watch import WATCH
@@ -93,7 +93,6 @@ class QuantisedCompressor(BetweenSteps, Copied, _Compressor):  # type: ignore[mi
             loss_scale=None if grad_scaler is None else grad_scaler.get_scale,
         )
         self.options = self._session.options
-        self._torch = backends.torch()
         self._plain = LeftToHorovod(self._session)
         self.reset()
 
@@ -153,7 +152,7 @@ class QuantisedCompressor(BetweenSteps, Copied, _Compressor):  # type: ignore[mi
             UnsupportedTensor: a floating dtype that cannot be converted to float32 and back.
             CallOrderError: the gradient was handed over before in this step, or does not fit the call order.
         """
-        session, torch = self._session, self._torch
+        session = self._session
         require_gradient(tensor)
         if session.notice_world():
             self._forget_world()
@@ -187,8 +186,8 @@ class QuantisedCompressor(BetweenSteps, Copied, _Compressor):  # type: ignore[mi
             tensor=known.index,
             step=session.step,
         )
-        session.ledger.sent(ring_bytes(session.size, PROBE_BYTES))
-        return torch.tensor(probe.values(), dtype=torch.float64, device="cpu"), Ticket(known.index, known.name, probe)
+        session.ledger.sent(ring_bytes(session.size, probe_bytes(session.size)))
+        return probe.tensor_of_values(), Ticket(known.index, known.name, probe)
 
     def decompress(self, tensor: Any, ctx: Any) -> Any:
         """Return the reduced gradient that belongs to ``ctx``.

@@ -1,4 +1,4 @@
-"""The small float64 tensor that Horovod reduces in place of a gradient, and what its reduced value proves."""
+"""The small tensor that Horovod reduces in place of a gradient, and what its reduced value proves."""
 
 from __future__ import annotations
 
@@ -13,8 +13,23 @@ from alq_hvd.errors import CallOrderError, ConfigurationMismatch, LevelsMismatch
 _GUARD = 4096.0
 """Rank 0 sends it, the others 0. Adasum turns (1, guard) and (1, 0) into something that no linear reduction gives."""
 PROBE_LENGTH = 9
-PROBE_BYTES = 8 * PROBE_LENGTH
-"""In float64: sums over ranks stay exact whatever ``gradient_predivide_factor`` they are divided by on the way."""
+_SINGLE_RANKS = 64
+"""Up to so many ranks a probe is float32, which Horovod sends in one message with gradients that are not compressed.
+
+Numbers up to 255 are off by no more than 2^-24 of themselves in each of n additions, whatever
+``gradient_predivide_factor`` they are divided by on the way; ``check`` bears a quarter of 1 / n: up to 128 ranks.
+"""
+
+
+def summed_type(ranks: int) -> Any:
+    """Return the torch dtype of probes, and of the question who takes part, among so many ranks."""
+    torch = backends.torch()
+    return torch.float32 if ranks <= _SINGLE_RANKS else torch.float64
+
+
+def probe_bytes(ranks: int) -> int:
+    """Return the length of a probe."""
+    return PROBE_LENGTH * int(summed_type(ranks).itemsize)
 
 
 def require_gradient(tensor: Any) -> None:
@@ -51,6 +66,10 @@ class Probe:
     def values(self) -> list[float]:
         """Return the ``PROBE_LENGTH`` numbers this rank contributes."""
         return [1.0, _GUARD if self.rank == 0 else 0.0, *map(float, self._fingerprints())]
+
+    def tensor_of_values(self) -> Any:
+        """Return them as what Horovod shall reduce."""
+        return backends.torch().tensor(self.values(), dtype=summed_type(self.size), device="cpu")
 
     def is_met(self, reduced: Sequence[float]) -> bool:
         """Return whether ``reduced`` is the very average that ranks which agree in everything get: the usual case.

@@ -15,6 +15,7 @@ from alq_hvd.communicator.horovod import HorovodCommunicator
 from alq_hvd.communicator.nodes import Nodes
 from alq_hvd.engine.transport import Attendance, Place
 from alq_hvd.frontends.horovod.nodes import nodes_of
+from alq_hvd.frontends.horovod.probe import summed_type
 from alq_hvd.frontends.horovod.stock import StockAllreduce
 
 ASYNC_COMPLETION = "HOROVOD_ENABLE_ASYNC_COMPLETION"
@@ -61,7 +62,7 @@ class HorovodTransport:
         In the type and by the operation of most probes: Horovod sends it in one message with the first of them.
         """
         torch, hvd, own = backends.torch(), backends.horovod(), self.gradients
-        told = torch.tensor([1.0, float(own.rank == 0), float(repeats)], dtype=torch.float64, device="cpu")
+        told = torch.tensor([1.0, float(own.rank == 0), float(repeats)], dtype=summed_type(own.size), device="cpu")
         handle = hvd.allreduce_async_(told, name=name, op=hvd.Average, process_set=own.process_set)
         return own.pending(handle, f"attendance {name!r}", lambda means: _attendance(means.numpy() * own.size))
 
