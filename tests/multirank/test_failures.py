@@ -32,7 +32,7 @@ def test_another_call_order_on_one_rank_names_the_remedy() -> None:
 
 def test_a_rank_without_the_compression_ends_in_an_error_and_not_in_a_hang() -> None:
     """Horovod itself finds a probe on one rank and a gradient on the other: see docs/guides/troubleshooting.md."""
-    assert "HorovodInternalError: Mismatched allreduce tensor shapes" in output_of("not_compressed")
+    assert "HorovodInternalError: Mismatched ALLREDUCE tensor shapes" in output_of("not_compressed")
 
 
 @pytest.mark.parametrize("what", ["dies", "dies_between_shots"])
@@ -47,9 +47,13 @@ def test_a_process_set_that_excludes_this_rank_is_refused() -> None:
 
 
 def test_a_process_set_that_only_the_optimizer_has_is_named() -> None:
+    """By ranks that reduce with rank 0, or by those that do not, whoever is first; none of them waits for the others."""
     output = output_of("other_process_set", ranks=4)
-    assert "averaged over 2 ranks, this compression was made for 4" in output
-    assert "give the same process_set to hvd.DistributedOptimizer and to alq_hvd.Compression" in output
+    with_rank_0 = "averaged over 2 ranks, this compression was made for 4"
+    without = "over the 4 ranks of this compression, got something else"
+    assert with_rank_0 in output or without in output
+    assert "give the same process_set to" in output
+    assert "CommunicationTimeout" not in output
 
 
 def test_parameters_that_the_optimizer_does_not_train_are_named_in_the_first_step() -> None:

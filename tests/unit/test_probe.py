@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_an_average_gives_the_factor_one_whatever_the_predivide_factor(size: int
         own = contributions(probes(size))
         reduced = added_one_by_one(own * own.dtype.type(1 / predivide)) * own.dtype.type(predivide / size)
         for probe in probes(size)[:: max(1, size // 8)]:
-            probe.require_same_ranks(reduced.tolist(), "w")
+            probe.require_same_ranks(reduced.tolist(), "w", partial(Attendance, size))
             assert probe.check(reduced.tolist(), "w", Attendance(size)) == 1.0, predivide
 
 
@@ -60,7 +61,7 @@ def test_the_usual_average_is_recognised_at_once_and_nothing_else_is() -> None:
 def test_a_sum_gives_the_number_of_ranks() -> None:
     for size in SIZES:
         reduced = contributions(probes(size)).sum(axis=0)
-        probes(size)[0].require_same_ranks(reduced.tolist(), "w")
+        probes(size)[0].require_same_ranks(reduced.tolist(), "w", partial(Attendance, size))
         assert probes(size)[0].check(reduced.tolist(), "w", Attendance(size)) == size
 
 
@@ -77,7 +78,7 @@ def test_ranks_that_have_joined_count_as_zeros() -> None:
         total = contributions(present).sum(axis=0)
         for probe in present:
             for reduced, factor in ((total, size), (total / size, 1.0)):
-                probe.require_same_ranks(reduced.tolist(), "w")
+                probe.require_same_ranks(reduced.tolist(), "w", lambda told=attendance: told)
                 assert probe.check(reduced.tolist(), "w", attendance) == factor, (size, gone)
 
 
@@ -101,9 +102,9 @@ def test_an_average_over_another_process_set_is_named_before_anything_waits() ->
     for ranks in ([0, 1], [0, 2, 3]):
         reduced = told[ranks].mean(axis=0).tolist()
         with pytest.raises(ConfigurationMismatch, match=f"over {len(ranks)} ranks.*made for 4.*same process_set"):
-            probes(4)[ranks[0]].require_same_ranks(reduced, "w")
+            probes(4)[ranks[0]].require_same_ranks(reduced, "w", lambda: Attendance(4))
     with pytest.raises(UnsupportedReduction, match="same process_set"):  # rank 0 is in the other one
-        probes(4)[2].check(told[[2, 3]].mean(axis=0).tolist(), "w", Attendance(4))
+        probes(4)[2].require_same_ranks(told[[2, 3]].mean(axis=0).tolist(), "w", lambda: Attendance(4))
 
 
 @each(

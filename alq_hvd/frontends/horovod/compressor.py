@@ -212,7 +212,7 @@ class QuantisedCompressor(BetweenSteps, Copied, _Compressor):  # type: ignore[mi
         session, reduced = self._session, tensor.reshape(-1).tolist()
         is_met = ctx.probe.is_met(reduced)
         if not is_met:
-            ctx.probe.require_same_ranks(reduced, ctx.name)
+            ctx.probe.require_same_ranks(reduced, ctx.name, session.attend)
             if session.is_reconfigured:  # a rank that was not would never come to the agreement
                 ctx.probe.check(reduced, ctx.name, session.attend())
         if not self._delivering:

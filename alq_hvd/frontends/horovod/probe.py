@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,17 +78,18 @@ class Probe:
         """
         return reduced == [1.0, _GUARD / self.size, *self._fingerprints()]
 
-    def require_same_ranks(self, reduced: Sequence[float], what: str) -> None:
-        """Raise ``ConfigurationMismatch`` where Horovod has averaged over another process set than the compression's.
+    def require_same_ranks(self, reduced: Sequence[float], what: str, attend: Callable[[], Attendance]) -> None:
+        """Raise an error where Horovod has averaged over another process set than the compression's.
 
         That shows at once, before anything waits for ranks which never come.
 
         Args:
             reduced: the probe after Horovod's allreduce.
             what: the name of the gradient, for errors.
+            attend: waits for who takes part in the step; asked where rank 0 did not take part in the reduction.
 
         Raises:
-            UnsupportedReduction: it was no reduction of whole tensors.
+            UnsupportedReduction: it was no reduction of whole tensors, or rank 0 was missed in it.
             ConfigurationMismatch: over other ranks.
         """
         if len(reduced) != PROBE_LENGTH:
@@ -96,6 +97,8 @@ class Probe:
                 f"expected Horovod's allreduce of {PROBE_LENGTH} numbers for {what}, got {len(reduced)}: reducescatter "
                 "cannot be compressed"
             )
+        if not reduced[1] > 0:
+            self._require_linear(reduced, what, attend())
         if not _near(reduced[0], 1.0) or not reduced[1] > 0:
             return
         took_part = _GUARD / reduced[1]
@@ -117,16 +120,8 @@ class Probe:
             UnsupportedReduction: the reduction is not linear.
             ConfigurationMismatch, LevelsMismatch, CallOrderError: some rank disagrees.
         """
-        where, present = self._where(what), attendance.present
-        guard = _GUARD * attendance.leads / present
-        if not reduced[0] > 0 or abs(reduced[1] / reduced[0] - guard) > 1e-3 * _GUARD / present:
-            raise UnsupportedReduction(
-                f"{where}: expected Horovod to reduce with op=Average or op=Sum over the {self.size} ranks of this "
-                "compression, got something else (Adasum, Min, Max or Product, another process_set, or a scale that is "
-                "not positive). Quantised gradients can only be added: choose hvd.Average or hvd.Sum, with positive "
-                "prescale_factor and postscale_factor, and give the same process_set to the optimizer and to "
-                "alq_hvd.Compression; or drop compression"
-            )
+        self._require_linear(reduced, what, attendance)
+        where = self._where(what)
         means = [value / reduced[0] for value in reduced[2:]]
         off = [abs(mean - own) > 0.25 / self.size for mean, own in zip(means, self._fingerprints(), strict=True)]
         if any(off[0:2]):
@@ -146,7 +141,20 @@ class Probe:
             raise LevelsMismatch(
                 f"{where}: another rank holds other levels; load the same checkpoint on every rank before training"
             )
-        return _snap(reduced[0] * self.size / present, self.size)
+        return _snap(reduced[0] * self.size / attendance.present, self.size)
+
+    def _require_linear(self, reduced: Sequence[float], what: str, attendance: Attendance) -> None:
+        """Raise ``UnsupportedReduction`` unless ``reduced`` is a sum over those who take part, scaled or not."""
+        present = attendance.present
+        guard = _GUARD * attendance.leads / present
+        if not reduced[0] > 0 or abs(reduced[1] / reduced[0] - guard) > 1e-3 * _GUARD / present:
+            raise UnsupportedReduction(
+                f"{self._where(what)}: expected Horovod to reduce with op=Average or op=Sum over the {self.size} ranks "
+                "of this compression, got something else (Adasum, Min, Max or Product, another process_set, or a scale "
+                "that is not positive). Quantised gradients can only be added: choose hvd.Average or hvd.Sum, with "
+                "positive prescale_factor and postscale_factor, and give the same process_set to the optimizer and to "
+                "alq_hvd.Compression; or drop compression"
+            )
 
     def _where(self, what: str) -> str:
         return f"rank {self.rank}, step {self.step}, gradient {what}"
