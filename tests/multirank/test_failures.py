@@ -47,7 +47,7 @@ def test_a_process_set_that_excludes_this_rank_is_refused() -> None:
 
 
 def test_a_process_set_that_only_the_optimizer_has_is_named() -> None:
-    """By ranks that reduce with rank 0, or by those that do not, whoever is first; none of them waits for the others."""
+    """By ranks that reduce with rank 0, or by those that do not, whoever is first; nobody waits for the others."""
     output = output_of("other_process_set", ranks=4)
     with_rank_0 = "averaged over 2 ranks, this compression was made for 4"
     without = "over the 4 ranks of this compression, got something else"

@@ -33,7 +33,7 @@ DAMAGED = ("horovod/second shot/damages", "ddp/first shot/damages")
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     stored = tmp_path_factory.mktemp("faults") / "faults.json"
-    command = [sys.executable, "-m", "tests.faults.run", "--jobs", "5", "--timeout", "10", "--output", str(stored)]
+    command = [sys.executable, "-m", "tests.faults.run", "--jobs", "5", "--timeout", "15", "--output", str(stored)]
     for cell in (*ENDS, *GOES_ON, *DAMAGED):
         command += ["--cell", cell]
     done = subprocess.run(
@@ -62,5 +62,6 @@ def test_a_record_that_was_damaged_on_its_way_is_named_by_those_who_got_it(cells
 
 
 def test_a_rank_that_never_comes_is_said_so_before_horovod_is_shut_down(cells: dict[str, dict[str, Any]]) -> None:
-    (text,) = cells["horovod/who takes part/asleep"]["survivors"]
-    assert text.startswith("CommunicationTimeout: rank r, step 0: expected every rank to hand over its gradients")
+    """By the survivor that notices first; another one may end in its shutdown of Horovod before it has noticed."""
+    said = "CommunicationTimeout: rank r, step 0: expected every rank to hand over its gradients"
+    assert any(text.startswith(said) for text in cells["horovod/who takes part/asleep"]["survivors"])
