@@ -54,7 +54,7 @@ def test_torchs_defaults_change_nothing(error_feedback: bool) -> None:
                 probe, ticket = compression.compress(weight.grad)
             assert str(probe.device) == "cpu"
             payload = np.frombuffer(probe.numpy().tobytes(), dtype=np.uint8)
-            parts = [raw.view(np.float64) for raw in ranks.allgather(payload, "probe").wait()]
+            parts = [raw.view(probe.numpy().dtype) for raw in ranks.allgather(payload, "probe").wait()]
             reduced = torch.from_numpy(np.mean(parts, axis=0))
             with default_device("meta"):
                 result = compression.decompress(reduced, ticket)
