@@ -13,7 +13,7 @@ import numpy as np
 from alq_hvd.cli.codec_rates import seconds_of
 from alq_hvd.cli.gradient_file import read_gradient
 from alq_hvd.codec.choice import choose_codec
-from alq_hvd.codec.keys import StreamKey, stream_key
+from alq_hvd.codec.keys import stream_key
 from alq_hvd.codec.measurement import fit_levels, measure, share_left_together
 from alq_hvd.engine.layout import usual_fusion
 from alq_hvd.engine.options import ADAPTIVE, UNIFORM, WIDTHS, Options
@@ -140,17 +140,14 @@ def _timed(config: QuantiserConfig, levels: AnyLevels) -> CodecSpeed:
     """Return how fast this machine's codec encodes and decodes normal coordinates, the best of some times."""
     codec = choose_codec("auto")
     values = np.random.default_rng(0).standard_normal(TIMED_ELEMENTS, dtype=np.float32)
-    layout, stamp, key = RecordLayout(len(values), config), Stamp(levels.digest, 0, 0), _key(0)
+    layout, stamp = RecordLayout(len(values), config), Stamp(levels.digest, 0, 0)
+    key = stream_key(seed=0, step=0, rank=0, group=0, shot=0)
     record, out = codec.encode(values, layout, levels, key, stamp), np.empty_like(values)
     works: tuple[Callable[[], object], ...] = (
         lambda: codec.encode(values, layout, levels, key, stamp),
         lambda: codec.decode_sum([record], layout, levels, [stamp], 1.0, out),
     )
     return CodecSpeed(*(len(values) / min(seconds_of(work) for _ in range(TIMES)) for work in works))
-
-
-def _key(rank: int, strata: int = 1) -> StreamKey:
-    return stream_key(seed=0, step=0, rank=rank, group=0, shot=0, strata=strata)
 
 
 def _options(args: argparse.Namespace, bits: float) -> Options:

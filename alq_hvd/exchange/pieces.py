@@ -14,7 +14,7 @@ from alq_hvd.communicator.base import Pending
 from alq_hvd.exchange.staged import Carrier
 
 LARGEST = 2**30
-"""B of one collective, of all ranks together. MPI's counts and places are ints of 32 bits with a sign."""
+"""Bytes of one collective, of all ranks together. MPI's counts and places are ints of 32 bits with a sign."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Two-shot: every rank sums one chunk and sends the sum to all. B that do not grow with the number of ranks."""
+"""Two-shot: every rank sums one chunk and sends the sum to all. Bytes that do not grow with the number of ranks."""
 
 from __future__ import annotations
 
