@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -18,25 +17,7 @@ from tests.support import cuda_cases
 from tests.support.cases import each
 from tests.support.emulated_device import EmulatedDevice, library, needs_compiler
 
-pytestmark = [needs_compiler, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(autouse=True)
-def fresh_memory_is_filled() -> Iterator[None]:
-    """Fill what ``torch.empty`` returns with NaN and 255, so that a byte nobody writes is seen."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
-def device() -> EmulatedDevice:
-    return EmulatedDevice()
-
-
-@pytest.fixture
-def codec(device: EmulatedDevice) -> CudaCodec:
-    return CudaCodec(device)
+pytestmark = [needs_compiler, pytest.mark.timeout(300), pytest.mark.usefixtures("fresh_memory_is_filled")]
 
 
 @each("bits", range(1, 9))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -12,25 +10,7 @@ from alq_hvd.codec.strata import strata_for
 from tests.support import cuda_drawn_cases
 from tests.support.emulated_device import EmulatedDevice, needs_compiler
 
-pytestmark = [needs_compiler, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(autouse=True)
-def fresh_memory_is_filled() -> Iterator[None]:
-    """Fill what ``torch.empty`` returns with NaN and 255, so that a byte nobody writes is seen."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
-def device() -> EmulatedDevice:
-    return EmulatedDevice()
-
-
-@pytest.fixture
-def codec(device: EmulatedDevice) -> CudaCodec:
-    return CudaCodec(device)
+pytestmark = [needs_compiler, pytest.mark.timeout(300), pytest.mark.usefixtures("fresh_memory_is_filled")]
 
 
 def test_strata_of_the_cases_are_strata() -> None:

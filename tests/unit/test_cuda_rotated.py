@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -14,26 +12,8 @@ from tests.support.cases import each
 from tests.support.cuda_rotated_cases import KINDS, config_of, table_of
 from tests.support.emulated_device import EmulatedDevice, needs_compiler
 
-pytestmark = [needs_compiler, pytest.mark.timeout(300)]
+pytestmark = [needs_compiler, pytest.mark.timeout(300), pytest.mark.usefixtures("fresh_memory_is_filled")]
 kinds = each("kind", KINDS)
-
-
-@pytest.fixture(autouse=True)
-def fresh_memory_is_filled() -> Iterator[None]:
-    """Fill what ``torch.empty`` returns with NaN and 255, so that a byte nobody writes is seen."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
-def device() -> EmulatedDevice:
-    return EmulatedDevice()
-
-
-@pytest.fixture
-def codec(device: EmulatedDevice) -> CudaCodec:
-    return CudaCodec(device)
 
 
 @each("bits", range(1, 9))
