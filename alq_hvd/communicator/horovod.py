@@ -78,8 +78,9 @@ class HorovodCommunicator:
 
     def start_allgather(self, payload: Tensor, name: str, collect: Callable[[list[Tensor]], Result]) -> Polled[Result]:
         """Start an all-gather of a tensor; ``collect`` makes the result of one tensor a rank."""
+        rank, size = self.rank, self.size  # now: when this is done, another rank may already have shut Horovod down
         handle = self._hvd.allgather_async(payload, name=name, process_set=self.process_set)
-        return self.pending(handle, f"allgather {name!r}", lambda joined: collect(self._equal_parts(joined)))
+        return self.pending(handle, f"allgather {name!r}", lambda joined: collect(_equal_parts(joined, rank, size)))
 
     def start_alltoall(
         self, joined: Tensor, lengths: Sequence[int], name: str, collect: Callable[[list[Tensor]], Result]
@@ -108,14 +109,6 @@ class HorovodCommunicator:
             _tensor(payload), self.world_ranks[root], name=name, process_set=self.process_set
         )
         return self.pending(handle, f"broadcast {name!r}", _array)
-
-    def _equal_parts(self, joined: Tensor) -> list[Tensor]:
-        if joined.numel() % self.size:
-            raise WireFormatError(
-                f"rank {self.rank}: expected {self.size} payloads of equal length, got {joined.numel()} bytes "
-                "together: start every rank with the same options and the same model"
-            )
-        return list(joined.view(self.size, joined.numel() // self.size))
 
     def pending(self, handle: int, what: str, collect: Callable[[Any], Result]) -> Polled[Result]:
         """Return what waits for ``handle`` of an operation of Horovod, and makes a result of its output."""
@@ -150,6 +143,15 @@ class HorovodTensors:
 def _tensor(payload: Payload) -> Any:
     """Return the payload as a torch.uint8 tensor that shares its memory."""
     return backends.torch().from_numpy(np.require(payload, requirements=["C", "W"]))
+
+
+def _equal_parts(joined: Tensor, rank: int, size: int) -> list[Tensor]:
+    if joined.numel() % size:
+        raise WireFormatError(
+            f"rank {rank}: expected {size} payloads of equal length, got {joined.numel()} bytes together: start every "
+            "rank with the same options and the same model"
+        )
+    return list(joined.view(size, joined.numel() // size))
 
 
 def _array(tensor: Tensor) -> Payload:

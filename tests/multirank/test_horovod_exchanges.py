@@ -65,6 +65,11 @@ def test_collectives_in_pieces_are_those_in_one(outcome: list[dict[str, Any]]) -
             np.testing.assert_allclose(pieces, whole, rtol=1e-6, atol=1e-8, err_msg=case)
 
 
+def test_a_node_that_is_done_first_does_not_cut_off_what_another_still_exchanges() -> None:
+    results, _ = horovodrun(4, "nodes_apart.py", gloo=True, timeout=100)
+    assert results == [[[0, 0], [1, 1]]] * 2 + [[[2, 2], [3, 3]]] * 2
+
+
 def test_both_shots_adapt_on_real_ranks(outcome: list[dict[str, Any]]) -> None:
     metrics = outcome[0]["two_shot"]["metrics"]
     assert metrics["exchange"] == "two_shot"

@@ -12,6 +12,7 @@ from alq_hvd.communicator.horovod import HorovodCommunicator
 from alq_hvd.communicator.loopback import LoopbackCommunicator, LoopbackWorld
 from alq_hvd.communicator.nodes import Nodes, group_by_node
 from alq_hvd.errors import BackendUnavailable
+from alq_hvd.frontends.horovod.farewell import wait_at_exit
 
 DYNAMIC = "HOROVOD_DYNAMIC_PROCESS_SETS"
 
@@ -52,6 +53,8 @@ def nodes_of(communicator: HorovodCommunicator, ranks_per_node: int | None, name
         if communicator.rank in ranks:
             mine.append(_communicator(process_set, communicator, len(ranks)))
     inside, across = mine
+    if 1 < len(members) < communicator.size:
+        wait_at_exit(communicator, name)
     return Nodes(inside, across)
 
 

@@ -62,9 +62,10 @@ class HorovodTransport:
         In the type and by the operation of most probes: Horovod sends it in one message with the first of them.
         """
         torch, hvd, own = backends.torch(), backends.horovod(), self.gradients
-        told = torch.tensor([1.0, float(own.rank == 0), float(repeats)], dtype=summed_type(own.size), device="cpu")
+        size = own.size
+        told = torch.tensor([1.0, float(own.rank == 0), float(repeats)], dtype=summed_type(size), device="cpu")
         handle = hvd.allreduce_async_(told, name=name, op=hvd.Average, process_set=own.process_set)
-        return own.pending(handle, f"attendance {name!r}", lambda means: _attendance(means.numpy() * own.size))
+        return own.pending(handle, f"attendance {name!r}", lambda means: _attendance(means.numpy() * size))
 
     def device_records_problem(self, place: Place) -> str:
         """Return what a GPU's records lack: Horovod's NCCL, or collectives that are done when their data are there."""
