@@ -25,7 +25,7 @@ struct CodingByWidth {
 };
 
 // Return the rows before the codes of each block, uint32[count].
-inline std::vector<uint32_t> placed_rows(const uint8_t* widths, const Blocks& blocks, int64_t rows) {
+inline std::vector<uint32_t> placed_rows(const uint8_t* widths, const WidthBlocks& blocks, int64_t rows) {
   std::vector<uint32_t> placed(blocks.count());
   int64_t sum = 0;
   for (int64_t block = 0; block < blocks.count(); ++block) {
@@ -49,7 +49,7 @@ inline void decode_part(const CodingByWidth& coding, const std::vector<PlacedRec
 // Write scale * sum of the records, each `elements` long, to `out`.
 inline void decode_by_width(const CodingByWidth& coding, const std::vector<const uint8_t*>& records, int64_t elements,
                             float scale, float* out) {
-  const Blocks blocks = {elements, block_size_of(coding.quantisers[0].bucket_size)};
+  const WidthBlocks blocks = {elements, block_size_of(coding.quantisers[0].bucket_size)};
   std::vector<std::vector<uint32_t>> rows;
   std::vector<PlacedRecord> placed;
   for (const uint8_t* bytes : records) {
@@ -64,7 +64,7 @@ inline void decode_by_width(const CodingByWidth& coding, const std::vector<const
 
 // Write norms and codes of the blocks first <= block < stop, which have one width and one chance of being kept; return the
 // sum of the words written.
-inline uint32_t encode_blocks(const CodingByWidth& coding, const float* values, const Blocks& blocks, int64_t first,
+inline uint32_t encode_blocks(const CodingByWidth& coding, const float* values, const WidthBlocks& blocks, int64_t first,
                               int64_t stop, int width, int64_t chance, const double* energies, const uint32_t* rows,
                               StreamKey key, uint32_t first_element, float* scratch, uint8_t* record) {
   const Quantiser& quantiser = coding.quantisers[width];
@@ -99,7 +99,7 @@ inline uint32_t encode_blocks(const CodingByWidth& coding, const float* values, 
 inline uint32_t encode_by_width(const CodingByWidth& coding, const float* values, int64_t elements, const Ladder& ladder,
                                 StreamKey key, uint32_t first_element, uint8_t* record, float* residual) {
   const Quantiser& any = coding.quantisers[0];
-  const Blocks blocks = {elements, block_size_of(any.bucket_size)};
+  const WidthBlocks blocks = {elements, block_size_of(any.bucket_size)};
   const float* from = residual ? residual : values;
   std::vector<double> energies((elements + any.bucket_size - 1) / any.bucket_size);
   parallel_ranges(coding.threads, elements, blocks.size, [&](int64_t begin, int64_t end, int) {

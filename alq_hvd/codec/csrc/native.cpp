@@ -210,9 +210,11 @@ uint32_t encode_widths(const std::string& isa, const FloatArray& values, ByteArr
   if (base < 1 || steps.empty() || steps.size() > size_t(9 - base) || !std::is_sorted(steps.begin(), steps.end()) ||
       steps[0] != 0 || steps.back() > (1 << 20))
     throw std::invalid_argument("expected a step for each width from base to at most 8, 0 first, never decreasing");
-  if (rows < Blocks{elements, block_size_of(bucket_size)}.rows_of(0, base))
+  if (rows < WidthBlocks{elements, block_size_of(bucket_size)}.rows_of(0, base))
     throw std::invalid_argument("expected room for the codes of one block of base bits");
   if (residual && residual->size() != elements) throw std::invalid_argument("residual must be as long as values");
+  Ladder ladder = {base, static_cast<int>(steps.size()), keeps_all, {}};
+  std::copy(steps.begin(), steps.end(), ladder.steps);
   const Kernels& kernels = kernels_named(isa);
   alignas(64) uint32_t filled[kStrataPeriod];
   kernels.fill_strata(shared.strata, filled);
@@ -222,7 +224,7 @@ uint32_t encode_widths(const std::string& isa, const FloatArray& values, ByteArr
   float* const kept = residual ? residual->mutable_data() : nullptr;
   uint8_t* const to = record.mutable_data();
   py::gil_scoped_release unlocked;
-  return encode_by_width(coding, from, elements, {base, steps, keeps_all}, {key_first, key_second}, first_element, to, kept);
+  return encode_by_width(coding, from, elements, ladder, {key_first, key_second}, first_element, to, kept);
 }
 
 void decode_sum_widths(const std::string& isa, const std::vector<ByteArray>& records, FloatArray out, int64_t norms_offset,
