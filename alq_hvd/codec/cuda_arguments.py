@@ -16,7 +16,9 @@ from alq_hvd.codec.cuda_names import TYPES
 from alq_hvd.codec.device_arrays import Parts
 from alq_hvd.codec.strata import PERIOD
 from alq_hvd.errors import ConfigurationError, UnsupportedTensor, WireFormatError
+from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels_by_width import LevelsByWidth
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 SLOTS = 64
@@ -143,6 +145,11 @@ class Memory:
         key = ("levels", levels.values.tobytes(), bits, strata)
         return int(self._keep(key, lambda: cuda_structs.tables(levels, bits, strata)).data_ptr())
 
+    def tables_by_width(self, levels: LevelsByWidth, config: QuantiserConfig, strata: int) -> int:
+        """Return the address of the kernels' ``TablesByWidth``."""
+        key = ("levels", levels.packed.tobytes(), config, strata)
+        return int(self._keep(key, lambda: cuda_structs.tables_by_width(levels, config, strata)).data_ptr())
+
     def knows(self, where: Placed) -> bool:
         """Return whether ``addresses`` has been called for these places and this type."""
         return ("parts", where.kind, where.key) in self._kept
@@ -165,6 +172,10 @@ class Memory:
         """Return the address of uint32[count, SLOTS], which the kernels leave zero."""
         zeros = np.zeros(count * SLOTS, dtype=np.uint32)
         return int(self._keep(("checks", count), lambda: zeros).data_ptr())
+
+    def key_counts(self) -> int:
+        """Return the address of uint32[KEYS], which the kernels leave zero."""
+        return int(self._keep(("keys",), lambda: np.zeros(cuda_structs.KEYS, dtype=np.uint32)).data_ptr())
 
     def unshifted(self) -> int:
         """Return the address of uint32[PERIOD], into which each record's strata go before they are shifted."""

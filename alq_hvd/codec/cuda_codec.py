@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from alq_hvd import backends
-from alq_hvd.codec import cuda_buckets, cuda_host, cuda_names, cuda_structs
+from alq_hvd.codec import cuda_buckets, cuda_host, cuda_names, cuda_structs, cuda_widths
 from alq_hvd.codec.arguments import require_alone
 from alq_hvd.codec.base import Codec
 from alq_hvd.codec.cuda_arguments import Memory, placed, require_records, require_residual
@@ -24,7 +24,7 @@ from alq_hvd.codec.rotation import sign_key
 from alq_hvd.codec.strata import PERIOD
 from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels import Levels
-from alq_hvd.quantiser.levels_by_width import AnyLevels
+from alq_hvd.quantiser.levels_by_width import AnyLevels, LevelsByWidth
 from alq_hvd.quantiser.record import LANES, RecordLayout, Stamp
 from alq_hvd.quantiser.statistics import BINS, BINS_PER_OCTAVE_LOG2, BINS_PER_SIDE, OCTAVES, GradientStatistics
 
@@ -86,17 +86,22 @@ class CudaCodec(Codec[DeviceValues, Tensor]):
         if config.dither:
             require_alone(layout, key)
         self.order.enter(*where.parts, *(() if residual is None else (residual,)))
-        if cuda_host.serves(layout.quantiser):
+        chunk, by_width = self._chunk_size(config), isinstance(levels, LevelsByWidth)
+        if by_width and not chunk:
             return cuda_host.encode(self.arrays, where.parts, layout, levels, key, stamp, residual)
-        assert isinstance(levels, Levels)
         strata = key.strata if config.rounding == "stochastic" else INDEPENDENT  # to the nearest, nothing is drawn
-        group, chunk = self._group(layout, levels, key, strata, residual is not None), self._chunk_size(config)
+        group = self._group(layout, levels, key, strata, residual is not None)
         record = self._begin(layout, stamp, key, group)
         if not where.parts:
             return record
-        tables, out = self._memory.tables(levels, config.bits, strata.parts), int(record.data_ptr())
-        kept = 0 if residual is None else int(residual.data_ptr())
+        out, kept = int(record.data_ptr()), 0 if residual is None else int(residual.data_ptr())
         tensors = cuda_structs.tensors(*self._memory.addresses(where), kept, len(where.parts))
+        if isinstance(levels, LevelsByWidth):
+            assert chunk
+            made = (self.device, self._memory, layout, levels, group, tensors, kind)
+            cuda_widths.encode(*made, key, strata.parts, chunk, out, kept)
+            return record
+        tables = self._memory.tables(levels, config.bits, strata.parts)
         if not chunk:
             cuda_buckets.encode(self.device, self._memory, layout, group, tensors, kind, tables, key, out, kept)
             return record
@@ -104,7 +109,7 @@ class CudaCodec(Codec[DeviceValues, Tensor]):
             *(group, tensors, tables, cuda_structs.key(key.first, key.second), np.uint32(key.first_element)),
             *(np.int32(chunk), np.uint32(layout.codes_offset // 4), out, kept),
         )
-        shared = chunk // LANES * _row_bytes(config)
+        shared = chunk // LANES * cuda_structs.row_bytes(config)
         self.device.launch(cuda_names.encode(kind, config), -(-layout.elements // chunk), arguments, shared)
         return record
 
@@ -135,17 +140,22 @@ class CudaCodec(Codec[DeviceValues, Tensor]):
             for part in where.parts:
                 part.zero_()
             return out
-        if cuda_host.serves(layout.quantiser):
+        kind, config = where.kind, layout.quantiser
+        summed = cuda_structs.summed_row_bytes(config)
+        chunk = self._chunk_size(config, summed)
+        if isinstance(levels, LevelsByWidth) and not chunk:
             cuda_host.decode_sum(self.arrays, records, layout, levels, stamps, scale, where.parts)
             return out
-        assert isinstance(levels, Levels)
         described, checks = self._records(records, found, layout, stamps)
         data, ends = self._memory.addresses(where)
-        tables, count = self._memory.tables(levels, layout.quantiser.bits), len(where.parts)
-        kind, config, group = where.kind, layout.quantiser, cuda_structs.group(layout, levels)
+        count = len(where.parts)
+        if isinstance(levels, LevelsByWidth):
+            assert chunk
+            given = (self.device, self._memory, layout, levels, described, scale, checks, self._damage.address())
+            cuda_widths.decode_sum(*given, (data, ends, count), kind, chunk)
+            return out
+        group, tables = cuda_structs.group(layout, levels), self._memory.tables(levels, config.bits)
         arguments = (described, group, tables, np.float32(scale), data, ends, np.uint32(count), checks)
-        summed = _row_bytes(config) + cuda_structs.ROW_BYTES  # the sum of runs lies beside the chunk
-        chunk = self._chunk_size(config, summed)
         if not config.rotate:
             blocks = cuda_structs.decode_blocks(layout.elements, WARPS)
             self.device.launch(cuda_names.decode(kind, config), blocks, arguments)
@@ -155,7 +165,7 @@ class CudaCodec(Codec[DeviceValues, Tensor]):
         else:
             out_parts = (data, ends, count)
             cuda_buckets.decode_runs(self.device, layout, described, group, tables, scale, checks, out_parts, kind)
-        self.device.launch(cuda_names.FINISH_DECODE, 1, (described, checks, self._damage.address()))
+        self._finish(described, checks)
         return out
 
     def recode(
@@ -176,7 +186,7 @@ class CudaCodec(Codec[DeviceValues, Tensor]):
         dithered records.
         """
         chunk, turned = self._chunk_size(again.quantiser), layout.quantiser.rotate or again.quantiser.rotate
-        unknown = layout.quantiser.dither or any(cuda_host.serves(each.quantiser) for each in (layout, again))
+        unknown = layout.quantiser.dither or any(each.quantiser.budget is not None for each in (layout, again))
         if chunk is None or turned or unknown or not records or not layout.elements:
             return Codec.recode(self, records, layout, levels, stamps, room, again, levels_again, key, stamp)
         self.order.enter()
@@ -203,7 +213,7 @@ class CudaCodec(Codec[DeviceValues, Tensor]):
             int(record.data_ptr()),
         )
         self.device.launch(cuda_names.recode(bits, wide), -(-again.elements // chunk), arguments, 4 * chunk)
-        self.device.launch(cuda_names.FINISH_DECODE, 1, (described, checks, self._damage.address()))
+        self._finish(described, checks)
         return record
 
     def statistics(
@@ -245,16 +255,19 @@ class CudaCodec(Codec[DeviceValues, Tensor]):
         self._damage.refuse(self._damage.take())
 
     def _chunk_size(self, config: QuantiserConfig, row_bytes: int | None = None) -> int | None:
-        return cuda_structs.chunk_size(config.bucket_size, self.device.shared_bytes, row_bytes or _row_bytes(config))
+        row_bytes = row_bytes or cuda_structs.row_bytes(config)
+        return cuda_structs.chunk_size(config.bucket_size, self.device.shared_bytes, row_bytes)
 
     def _group(
-        self, layout: RecordLayout, levels: Levels, key: StreamKey, strata: Strata, keeps: bool = False
+        self, layout: RecordLayout, levels: AnyLevels, key: StreamKey, strata: Strata, keeps: bool = False
     ) -> cuda_structs.Struct:
         """Return how an encoder quantises with ``key``, drawing from ``strata``; ``keeps`` what it loses.
 
         Registers do not hold what is rare: strata that are shifted again within a tile, and a dither beside a residual.
         """
         signs = sign_key(key, layout.quantiser)
+        if isinstance(levels, LevelsByWidth):
+            levels = levels.tables[0]  # only whether there is a dither counts
         if strata.parts == 1:
             holds = not (keeps and layout.quantiser.dither)
             return cuda_structs.group(layout, levels, signs, holds=holds)
@@ -278,7 +291,6 @@ class CudaCodec(Codec[DeviceValues, Tensor]):
         described = cuda_structs.records(layout, stamps[0], data, senders, len(records))
         return described, self._memory.checks(len(records))
 
-
-def _row_bytes(config: QuantiserConfig) -> int:
-    """Return the bytes of shared memory that 32 elements of a chunk take."""
-    return cuda_structs.GAPPED_ROW_BYTES if config.rotate else cuda_structs.ROW_BYTES
+    def _finish(self, described: Any, checks: int) -> None:
+        arguments = (described, cuda_structs.UNPLACED, checks, self._damage.address())
+        self.device.launch(cuda_names.FINISH_DECODE, 1, arguments)

@@ -8,8 +8,12 @@ from alq_hvd import backends
 from alq_hvd.codec.cuda_device import Device, Tensor
 from alq_hvd.errors import WireFormatError
 
-_TEXTS = {1: "a header that differs from the expected one", 2: "a checksum that does not fit the bytes"}
-"""By the bits kHeaderDiffers and kChecksumDiffers of ``cuda/decode.cuh``."""
+_TEXTS = {
+    1: "a header that differs from the expected one",
+    2: "a checksum that does not fit the bytes",
+    4: "widths that no such record has",
+}
+"""By the bits kHeaderDiffers, kChecksumDiffers and kWidthsDiffer of ``cuda/decode.cuh``."""
 
 
 class Damage:

@@ -1,4 +1,7 @@
-"""What the CUDA kernels cannot do yet, done by the codec of the host: the same bytes, but it waits for the device."""
+"""Blocks of widths of their own whose buckets no kernel takes, done by the codec of the host: it waits for the device.
+
+Those are buckets of less than 64 coordinates, and such as are too large for the shared memory of a block of threads.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,8 @@ from alq_hvd.codec.device_arrays import DeviceArrays, Parts
 from alq_hvd.codec.keys import StreamKey
 from alq_hvd.codec.native import NativeCodec
 from alq_hvd.codec.reference import ReferenceCodec
-from alq_hvd.quantiser.config import QuantiserConfig
 from alq_hvd.quantiser.levels_by_width import AnyLevels
 from alq_hvd.quantiser.record import RecordLayout, Stamp
-
-
-def serves(config: QuantiserConfig) -> bool:
-    """Return whether the host must encode and decode: kernels know no widths that differ."""
-    return config.budget is not None
 
 
 def encode(

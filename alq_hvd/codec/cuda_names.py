@@ -9,6 +9,7 @@ from alq_hvd.quantiser.config import QuantiserConfig
 TYPES = {"torch.float32": "float", "torch.float16": "alq::Half", "torch.bfloat16": "alq::Brain"}
 """Element types of the kernels, by what PyTorch calls the dtype."""
 BEGIN_RECORD, FINISH_DECODE = "alq::begin_record", "alq::finish_decode"
+SHARE_OUT, PLACE_RECORDS = "alq::share_out", "alq::place_records"
 LAST_WIDTH = 8
 
 
@@ -25,6 +26,19 @@ def decode(kind: str, config: QuantiserConfig) -> str:
     return f"alq::{name}<{kind}, {config.bits}, {_flag(config.dither)}>"
 
 
+def encode_by_width(kind: str, config: QuantiserConfig) -> str:
+    """Return the kernel that encodes tensors of ``kind`` whose blocks have widths."""
+    if config.rotate:
+        return f"alq::encode_rotated_by_width<{kind}, {_flag(config.rounding == 'nearest')}>"
+    return f"alq::encode_by_width<{kind}>"
+
+
+def decode_by_width(kind: str, config: QuantiserConfig) -> str:
+    """Return the kernel that sums records whose blocks have widths into tensors of ``kind``."""
+    name = "decode_rotated_by_width" if config.rotate else "decode_by_width"
+    return f"alq::{name}<{kind}, {_flag(config.dither)}>"
+
+
 def sum_run(config: QuantiserConfig) -> str:
     """Return the kernel that sums neighbours of the same signs, to be rotated back by another."""
     return f"alq::sum_run<{config.bits}, {_flag(config.dither)}>"
@@ -36,7 +50,7 @@ def recode(bits: int, again: int) -> str:
 
 
 def of_kind(name: str, kind: str) -> str:
-    """Return ``bucket_norms`` or ``statistics`` of tensors of ``kind``."""
+    """Return ``bucket_norms``, ``block_energies`` or ``statistics`` of tensors of ``kind``."""
     return f"alq::{name}<{kind}>"
 
 
@@ -57,9 +71,11 @@ def in_workplace(name: str, kind: str, fits: bool) -> str:
 
 def every(widths: Iterable[int], kinds: Iterable[str]) -> list[str]:
     """Return all kernels that codes of ``widths`` and tensors of ``kinds`` may need, whatever else is asked for."""
-    names, widths = [BEGIN_RECORD, FINISH_DECODE], sorted(set(widths))
+    names, widths = [BEGIN_RECORD, FINISH_DECODE, SHARE_OUT, PLACE_RECORDS], sorted(set(widths))
     for kind in dict.fromkeys(("float", *kinds)):  # what is rotated in device memory is read again as float32
-        names += [of_kind(name, kind) for name in ("bucket_norms", "statistics")]
+        names += [of_kind(name, kind) for name in ("bucket_norms", "statistics", "block_energies")]
+        for config in _ways(LAST_WIDTH):
+            names += [encode_by_width(kind, config), decode_by_width(kind, config)]
         for fits in (True, False):
             names += [in_workplace(name, kind, fits) for name in ("rotate_group", "keep_lost", "add_run")]
         for bits in widths:

@@ -12,8 +12,10 @@ from alq_hvd.codec.keys import INDEPENDENT, SignKey, Strata
 from alq_hvd.codec.rotation import block_scale
 from alq_hvd.codec.strata import DRAW_BITS, draws_of, own_bits, polynomial_of
 from alq_hvd.quantiser.config import QuantiserConfig
-from alq_hvd.quantiser.levels import Levels
+from alq_hvd.quantiser.levels import MAXIMUM_BITS, Levels
+from alq_hvd.quantiser.levels_by_width import LevelsByWidth
 from alq_hvd.quantiser.record import HEADER, LANES, TILE, Header, RecordLayout, Stamp
+from alq_hvd.quantiser.widths import STEPS_LOG2, Ladder
 
 Struct = npt.NDArray[np.void]
 
@@ -40,9 +42,19 @@ RECORD_PLAN = np.dtype(
 RECORDS = np.dtype(
     [("data", "<u8"), ("senders", "<u8"), ("count", "<u4"), ("codes_offset", "<u4"), ("expected", "<u4", 6)]
 )
+PLACING = np.dtype(
+    [
+        *[(name, "<u4") for name in ("widths_offset", "codes_offset", "rows", "stride")],
+        ("places", "<u8"),
+        ("lowest", "<u4"),
+        ("reserved", "<u4"),
+    ]
+)
+LADDER = np.dtype([("base", "<i4"), ("count", "<i4"), ("keeps_all", "<i4"), ("steps", "<i4", MAXIMUM_BITS)])
 BINS = np.dtype([("octaves", "<i4"), ("per_octave_log2", "<i4"), ("weight_exponent", "<i4")])
 
 _KEY, _GROUP, _TENSORS = struct.Struct("<2I"), struct.Struct("<4I2d2IifQfi5I4x"), struct.Struct("<3Q2I")
+_PLACING, _LADDER = struct.Struct("<4IQI4x"), struct.Struct(f"<3i{MAXIMUM_BITS}i")
 _WORDS, _NAMED, _RECORDS = struct.Struct("<3I"), struct.Struct("<8I"), struct.Struct("<2Q2I")
 _NOTHING = (0,) * 8
 _NO_NAMES = _NAMED.pack(*_NOTHING)
@@ -52,6 +64,10 @@ WHOLE_CHUNK = 8192
 LARGEST_CHUNK = 49_152
 """The largest bucket that the shared memory of a block holds beside its tables (A100: 163 KiB, H100: 227)."""
 SMALLEST_FUSED_BUCKET = 64
+PLACED = 4 * LANES
+"""kPlaced of ``cuda/shares.cuh``."""
+KEYS = (256 + 10 + 252 + 1) << STEPS_LOG2
+"""kKeys of the same."""
 NO_SIGNS = SignKey()
 NOT_HELD = -1
 ROW_BYTES = 4 * LANES
@@ -190,6 +206,51 @@ def tables(levels: Levels, bits: int, strata: int = 1) -> npt.NDArray[np.float32
     decoded[count:] = levels.values[-1]
     smallest = np.abs(levels.values[levels.values != 0]).min()
     return np.concatenate([padded, gaps, tree, decoded, [smallest]]).astype(np.float32)
+
+
+def tables_by_width(levels: LevelsByWidth, config: QuantiserConfig, strata: int = 1) -> npt.NDArray[np.uint8]:
+    """Return the bytes of the kernels' ``TablesByWidth``: see ``cuda/shares.cuh``."""
+    reach = np.zeros(MAXIMUM_BITS + 1)
+    parts = np.zeros((4, 2 ** (MAXIMUM_BITS + 1)), dtype=np.float32)
+    smallest, dither = np.zeros((2, MAXIMUM_BITS + 1), dtype=np.float32)
+    for width in levels.widths:
+        table, count = levels.at(width), 2**width
+        *numbers, smallest[width] = tables(table, width, strata)
+        parts[:, count : 2 * count] = np.reshape(numbers, (4, 256))[:, :count]
+        dither[width] = dither_width(table) if config.dither else 0.0
+        reach[width] = config.at(width).reach if config.rounding == "nearest" else 0.0
+    return np.frombuffer(b"".join(part.tobytes() for part in (reach, parts, smallest, dither)), dtype=np.uint8)
+
+
+def ladder(given: Ladder) -> Struct:
+    """Return the kernels' ``Ladder``."""
+    steps = (*given.steps, *[0] * (MAXIMUM_BITS - len(given.steps)))
+    return _made(_LADDER.pack(given.base, len(given.steps), given.keeps_all, *steps), LADDER)
+
+
+def placing(layout: RecordLayout, levels: LevelsByWidth, places: int) -> Struct:
+    """Return the kernels' ``Placing``; ``places`` is the address of uint32[records, places_of(layout)]."""
+    offsets = (layout.widths_offset // 4, layout.codes_offset // 4)
+    return _made(_PLACING.pack(*offsets, layout.word_rows, places_of(layout), places, levels.lowest), PLACING)
+
+
+UNPLACED: Struct = np.zeros((), dtype=PLACING)
+"""``Placing`` of records whose codes have one width."""
+
+
+def places_of(layout: RecordLayout) -> int:
+    """Return how many numbers say where the blocks of a record lie."""
+    return -(-layout.blocks // PLACED) + 1
+
+
+def row_bytes(config: QuantiserConfig) -> int:
+    """Return the bytes of shared memory that 32 elements of a chunk take."""
+    return GAPPED_ROW_BYTES if config.rotate else ROW_BYTES
+
+
+def summed_row_bytes(config: QuantiserConfig) -> int:
+    """Return the same for a chunk beside which the sum of runs lies."""
+    return row_bytes(config) + ROW_BYTES
 
 
 def decode_blocks(elements: int, warps: int) -> int:

@@ -133,6 +133,8 @@ T atomicAdd(T* to, T value) {
   return before;
 }
 inline void atomicOr(uint32_t* to, uint32_t value) { *to |= value; }
+inline void atomicMin(int* to, int value) { *to = value < *to ? value : *to; }
+inline void atomicMax(int* to, int value) { *to = value > *to ? value : *to; }
 
 inline uint32_t __float_as_uint(float value) {
   uint32_t bits;
@@ -189,6 +191,11 @@ inline uint32_t shifted(uint32_t low, uint32_t high, int by) {
 inline bool all_of_warp(bool value) { return sum_of_warp(value) == 32; }
 inline void meet_warp() { emulated::wait(emulated::State::at_warp); }
 inline void add_from_warp(uint32_t* to, uint32_t value) { *to += value; }
+inline uint64_t bits_of(double value) {
+  uint64_t bits;
+  std::memcpy(&bits, &value, 8);
+  return bits;
+}
 inline void forget(int&) {}
 inline uint32_t opaque(uint32_t value) { return value; }
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }

@@ -83,6 +83,14 @@ void add_type(const std::string& type, std::integer_sequence<int, B...>) {
   (add_width<T, B + 1>(type), ...);
   add("bucket_norms<" + type + ">", alq::bucket_norms<T>);
   add("statistics<" + type + ">", alq::statistics<T>);
+  add("block_energies<" + type + ">", alq::block_energies<T>);
+  add("encode_by_width<" + type + ">", alq::encode_by_width<T>);
+  add("encode_rotated_by_width<" + type + ", false>", alq::encode_rotated_by_width<T, false>);
+  add("encode_rotated_by_width<" + type + ", true>", alq::encode_rotated_by_width<T, true>);
+  add("decode_by_width<" + type + ", false>", alq::decode_by_width<T, false>);
+  add("decode_by_width<" + type + ", true>", alq::decode_by_width<T, true>);
+  add("decode_rotated_by_width<" + type + ", false>", alq::decode_rotated_by_width<T, false>);
+  add("decode_rotated_by_width<" + type + ", true>", alq::decode_rotated_by_width<T, true>);
   add_workplace<T, false>(type + ", false>");
   add_workplace<T, true>(type + ", true>");
 }
@@ -110,6 +118,8 @@ void add_all(std::integer_sequence<int, B...> widths) {
   (add_any_size<B + 1>(), ...);
   add("begin_record", alq::begin_record);
   add("finish_decode", alq::finish_decode);
+  add("place_records", alq::place_records);
+  add("share_out", alq::share_out);
 }
 
 }  // namespace

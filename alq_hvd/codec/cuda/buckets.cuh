@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads) bucket_norms(Group group, Tensors<T>
   __shared__ double lanes[kSumLanes];
   const uint32_t d = group.bucket_size, begin = blockIdx.x * d, left = group.elements - begin, size = left < d ? left : d;
   BucketOfTensors<T> bucket = {tensors, begin, size, lanes, __uint_as_float(kInfinity)};
-  const Norm found = norm_of(group, size, bucket);
+  const Norm found = norm_of(group, size, bucket, group.reach);
   if (threadIdx.x) return;
   norms[blockIdx.x] = found.norm;
   limits[blockIdx.x] = bucket.limit;
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads) projection_scales(Group group, Tenso
   const uint32_t d = group.bucket_size, begin = blockIdx.x * d, left = group.elements - begin, size = left < d ? left : d;
   BucketOfTensors<float> bucket = {tensors, begin, size, lanes, limits[blockIdx.x]};
   const Quantise q = make_quantise(group, tables->levels, tables->scaled_inverse_gaps, tables->tree, tables->smallest_level,
-                                   {0, 0}, 0, B);
+                                   {0, 0}, 0, 0, B);
   const float scale = projection_scale<B>(q, bucket.total(Add(), Square()), norms[blockIdx.x], bucket);
   if (threadIdx.x == 0) sent[blockIdx.x] = scale;
 }

@@ -1,11 +1,11 @@
 // Records to sums. A warp takes a tile, keeps its 32 sums a thread in registers, and adds all records before it writes.
 #pragma once
 
-#include "encode.cuh"
+#include "shares.cuh"
 
 namespace alq {
 
-constexpr uint32_t kHeaderDiffers = 1, kChecksumDiffers = 2;
+constexpr uint32_t kHeaderDiffers = 1, kChecksumDiffers = 2, kWidthsDiffer = 4;
 
 // The records of `count` senders. `expected` is what their headers must say, but for word 6, the sender.
 struct Records {
@@ -36,22 +36,20 @@ ALQ_DEVICE Redrawn redrawn(const Group& group, const uint32_t* record, uint32_t 
   return {weyl_number(key, named[2] + element), key.second * kLastFactor};
 }
 
-// Add record r to the 32 elements of this thread's lane of the tile that starts at `begin`; rows past the end of the group
-// add nothing. A record with a wrong header adds NaN. Return the sum of the words read.
+// Add the codes of a tile, which are at `words`, to the 32 elements of this thread's lane of it; it starts at `begin`, and rows
+// past the end of the group add nothing. Where the record does not fit, add NaN. Return the sum of the words read.
 template <int B, bool dithered>
-ALQ_DEVICE uint32_t add_record(const Records& records, uint32_t r, const Group& group, uint32_t begin, const float* levels,
-                               float* sums) {
-  const uint32_t* record = records.data[r];
+ALQ_DEVICE uint32_t add_codes(const Group& group, const uint32_t* record, const uint32_t* words, bool fits, uint32_t begin,
+                              const float* levels, float dither, float* sums) {
   const uint32_t lane = threadIdx.x % kLanes, rest = group.elements - begin < kTile ? group.elements - begin : kTile;
   const uint32_t needed = ((rest + kLanes - 1) / kLanes * B + 31) / 32;
-  const uint32_t* words = record + records.codes_offset + begin / kTile * (B * kLanes) + lane;
   const float* norms = reinterpret_cast<const float*>(record + norms_offset(group));
   const uint32_t d = group.bucket_size;
-  const bool one_norm = d % kTile == 0, fits = header_fits(records, r);
+  const bool one_norm = d % kTile == 0;
   const float tile_norm = norms[begin / d];
   Redrawn draws = {};
   if (dithered) draws = redrawn(group, record, begin + lane);
-  uint32_t word = words[0], sum = word;
+  uint32_t word = words[lane], sum = word;
 #pragma unroll
   for (int row = 0; row < kRows; ++row) {
     const int shift = row * B % 32;
@@ -59,20 +57,29 @@ ALQ_DEVICE uint32_t add_record(const Records& records, uint32_t r, const Group& 
     uint32_t code = word >> shift;
     if (shift + B >= 32 && row + 1 < kRows) {
       const uint32_t index = row * B / 32 + 1;
-      word = index < needed ? words[index * kLanes] : 0;
+      word = index < needed ? words[index * kLanes + lane] : 0;
       sum += word;
       if (shift + B > 32) code |= word << (32 - shift);
     }
     if (i < rest) {
       const float norm = !fits ? __uint_as_float(kNan) : one_norm ? tile_norm : norms[(begin + i) / d];
       float level = levels[code & ((1u << B) - 1)];
-      if (dithered) level += dither_of(group, draws.draw(row));
+      if (dithered) level += dither_of(dither, draws.draw(row));
       sums[row] += dequantise(norm, level);
     }
   }
+  return sum;
+}
+
+// Return this thread's part of the sum of the words that tell of the tile at `begin`: norms that start there and, once, what names
+// signs and draws.
+ALQ_DEVICE uint32_t sum_of_told(const Group& group, const uint32_t* record, uint32_t begin) {
+  const uint32_t lane = threadIdx.x % kLanes, rest = group.elements - begin < kTile ? group.elements - begin : kTile;
+  const uint32_t d = group.bucket_size, norms = norms_offset(group);
+  uint32_t sum = 0;
   for (uint32_t j = (begin + d - 1) / d + lane; static_cast<uint64_t>(j) * d < begin + rest; j += kLanes)
-    sum += __float_as_uint(norms[j]);
-  if (begin == 0 && kHeaderWords + lane < norms_offset(group)) sum += record[kHeaderWords + lane];
+    sum += record[norms + j];
+  if (begin == 0 && kHeaderWords + lane < norms) sum += record[kHeaderWords + lane];
   return sum;
 }
 
@@ -87,22 +94,48 @@ struct Fetched {
   bool fits;  // its part of the header
 };
 
+// Return the part of a table of levels that a thread keeps: products with a norm are fetched from lanes by code, as far as a warp
+// has lanes for them.
+template <int B>
+constexpr bool kFromLanes = 1 << B <= kLanes;
+template <int B>
+ALQ_DEVICE float level_of_lane(const float* levels) {
+  return levels[kFromLanes<B> ? threadIdx.x % kLanes % (1u << B) : 0];
+}
+
+// Add the codes of a whole tile of one norm, without a branch a row; `level` is what level_of_lane gave. In dithered records no two
+// products are alike, and levels are fetched.
+template <int B, bool dithered>
+ALQ_DEVICE void add_whole(const uint32_t* words, float norm, float level, const float* levels, float dither,
+                          const Redrawn& draws, float* sums) {
+  const float own = dithered ? level : dequantise(norm, level);
+#pragma unroll
+  for (int row = 0; row < kRows; ++row) {
+    const int shift = row * B % 32, index = row * B / 32;
+    uint32_t code = words[index] >> shift;
+    if (shift + B > 32) code |= words[index + 1 < B ? index + 1 : index] << (32 - shift);
+    float chosen = 0;
+    if constexpr (kFromLanes<B>)
+      chosen = from_lane<1 << B>(own, code);
+    else
+      chosen = levels[code % (1u << B)];
+    if (dithered) chosen += dither_of(dither, draws.draw(row));
+    sums[row] += kFromLanes<B> && !dithered ? chosen : dequantise(norm, chosen);
+  }
+}
+
 // Sum the records from <= r < to over a whole tile of one norm, without a branch a row: the words of a record are on their
-// way while the one before is added, and its header is compared by as many lanes as it has words. Each lane multiplies one
-// level by the norm; products are then fetched from lanes by code, as far as a warp has lanes for them. In dithered records no
-// two products are alike, and levels are fetched.
+// way while the one before is added, and its header is compared by as many lanes as it has words.
 template <int B, bool dithered>
 ALQ_DEVICE void sum_whole_records(const Records& records, uint32_t from, uint32_t to, const Group& group, uint32_t begin,
                                   const float* levels, float* sums, uint32_t* checks) {
-  constexpr int kCodes = 1 << B;
-  constexpr bool kFromLanes = kCodes <= kLanes;
   const uint32_t lane = threadIdx.x % kLanes, norms = norms_offset(group), bucket = begin / group.bucket_size;
   const uint32_t first_word = records.codes_offset + begin / kTile * (B * kLanes) + lane;
   uint32_t expected = 0;
 #pragma unroll
   for (int i = 0; i < 6; ++i) expected = lane == i ? records.expected[i] : expected;
   const bool has_norm = lane == 0 && begin % group.bucket_size == 0;
-  const float level = levels[kFromLanes ? lane % kCodes : 0];
+  const float level = level_of_lane<B>(levels);
   const auto fetch = [&](uint32_t r) {
     const uint32_t* record = records.data[r];
     Fetched<B> fetched;
@@ -120,20 +153,7 @@ ALQ_DEVICE void sum_whole_records(const Records& records, uint32_t from, uint32_
     if (begin == 0 && kHeaderWords + lane < norms) check += records.data[r][kHeaderWords + lane];
     Redrawn draws = {};
     if (dithered) draws = redrawn(group, records.data[r], begin + lane);
-    const float own = dithered ? level : dequantise(norm, level);
-#pragma unroll
-    for (int row = 0; row < kRows; ++row) {
-      const int shift = row * B % 32, index = row * B / 32;
-      uint32_t code = now.words[index] >> shift;
-      if (shift + B > 32) code |= now.words[index + 1 < B ? index + 1 : index] << (32 - shift);
-      float chosen = 0;
-      if constexpr (kFromLanes)
-        chosen = from_lane<kCodes>(own, code);
-      else
-        chosen = levels[code % kCodes];
-      if (dithered) chosen += dither_of(group, draws.draw(row));
-      sums[row] += kFromLanes && !dithered ? chosen : dequantise(norm, chosen);
-    }
+    add_whole<B, dithered>(now.words, norm, level, levels, group.dither, draws, sums);
     add_from_warp(checks + r * kSlots + blockIdx.x % kSlots, check);
   };
   Fetched<B> next = fetch(from);
@@ -155,9 +175,12 @@ ALQ_DEVICE void sum_records(const Records& records, uint32_t from, uint32_t to, 
     sum_whole_records<B, dithered>(records, from, to, group, begin, levels, sums, checks);
     return;
   }
-  for (uint32_t r = from; r < to; ++r) {                                                     // [rare]
-    const uint32_t words = add_record<B, dithered>(records, r, group, begin, levels, sums);  // [rare]
-    add_from_warp(checks + r * kSlots + blockIdx.x % kSlots, words);                         // [rare]
+  const uint32_t offset = records.codes_offset + begin / kTile * (B * kLanes);  // [rare]
+  for (uint32_t r = from; r < to; ++r) {                                         // [rare]
+    const uint32_t* record = records.data[r];                                    // [rare]
+    const uint32_t check =
+        add_codes<B, dithered>(group, record, record + offset, header_fits(records, r), begin, levels, group.dither, sums);  // [rare]
+    add_from_warp(checks + r * kSlots + blockIdx.x % kSlots, check + sum_of_told(group, record, begin));  // [rare]
   }
 }
 
@@ -213,8 +236,9 @@ __global__ void __launch_bounds__(kThreads, 3) recode(Records records, Group gro
   encode_chunk<Again, false>(again, tables_again, to, size, Coordinates<false>{chunk}, shared, keep);  // [rare]
 }
 
-// Compare the words that were read with each record's checksum, keep what is wrong in *status, and clear `checks`. One block.
-__global__ void finish_decode(Records records, uint32_t* checks, uint32_t* status) {
+// Compare the words that were read with each record's checksum, keep what is wrong in *status, and clear `checks`. Records whose
+// blocks have widths that cannot be were not read; placing.stride is 0 where there are none. One block.
+__global__ void finish_decode(Records records, Placing placing, uint32_t* checks, uint32_t* status) {
   for (uint32_t r = threadIdx.x; r < records.count; r += kThreads) {
     if (!header_fits(records, r)) atomicOr(status, kHeaderDiffers);
     uint32_t sum = 0;
@@ -222,7 +246,10 @@ __global__ void finish_decode(Records records, uint32_t* checks, uint32_t* statu
       sum += checks[r * kSlots + slot];
       checks[r * kSlots + slot] = 0;
     }
-    if (sum != records.data[r][7]) atomicOr(status, kChecksumDiffers);
+    if (placing.stride && placing.places[(r + 1) * placing.stride - 1] == kMisplaced)
+      atomicOr(status, kWidthsDiffer);
+    else if (sum != records.data[r][7])
+      atomicOr(status, kChecksumDiffers);
   }
 }
 

@@ -33,17 +33,18 @@ ALQ_DEVICE uint32_t run_end(const Records& records, uint32_t r) {
 }
 
 // Decode and sum the chunk of `size` elements from `begin` on, for buckets as encode_rotated takes them. `chunk` and, where
-// there is more than one run, `total` are shared; `take(start, rest, rows)` gets this thread's lane of each tile.
-template <int B, bool dithered, typename Take>
-ALQ_DEVICE void sum_chunk(const Records& records, const Group& group, const float* levels, uint32_t begin, int size,
-                          Coordinates<true> chunk, float* total, uint32_t* checks, Take take) {
+// there is more than one run, `total` are shared; `sum(from, to, start, rows)` adds records over a tile, and `take(start, rest, rows)`
+// gets this thread's lane of each tile.
+template <typename Sum, typename Take>
+ALQ_DEVICE void sum_chunk(const Records& records, const Group& group, uint32_t begin, int size, Coordinates<true> chunk,
+                          float* total, Sum sum, Take take) {
   const int lane = threadIdx.x % kLanes;
   for (uint32_t run = 0, next; run < records.count; run = next) {
     next = run_end(records, run);
 #pragma unroll 1
     for (int start = threadIdx.x / kLanes * kTile; start < size; start += kWarps * kTile) {
       float rows[kRows], *x = &chunk[start + lane];
-      sum_records<B, dithered>(records, run, next, group, begin + start, levels, rows, checks);
+      sum(run, next, start, rows);
 #pragma unroll
       for (int row = 0; row < kRows; ++row)
         if (start + row * kLanes + lane < size) x[row * chunk.kRowStep] = rows[row];
@@ -82,11 +83,15 @@ __global__ void __launch_bounds__(kThreads, 3) decode_rotated(Records records, G
   __syncthreads();
   const uint32_t begin = blockIdx.x * static_cast<uint32_t>(chunk_size), left = group.elements - begin;
   const int size = left < static_cast<uint32_t>(chunk_size) ? left : chunk_size;
-  sum_chunk<B, dithered>(records, group, levels, begin, size, {memory}, memory + chunk_size / kLanes * (kLanes + 1), checks,
-               [&](int start, int rest, const float* rows) {
-                 Cursor<T> cursor = {data, ends, tensors};
-                 store_tile(cursor, begin + start, rest, scale, rows);
-               });
+  sum_chunk(
+      records, group, begin, size, {memory}, memory + chunk_size / kLanes * (kLanes + 1),
+      [&](uint32_t from, uint32_t to, int start, float* rows) {
+        sum_records<B, dithered>(records, from, to, group, begin + start, levels, rows, checks);
+      },
+      [&](int start, int rest, const float* rows) {
+        Cursor<T> cursor = {data, ends, tensors};
+        store_tile(cursor, begin + start, rest, scale, rows);
+      });
 }
 
 // For buckets of any other size: if record r starts a run, write the sum of the run, not rotated back, to `part`,

@@ -48,6 +48,8 @@ ALQ_DEVICE void add_from_warp(uint32_t* to, uint32_t value) {
   const uint32_t sum = sum_of_warp(value);
   if (threadIdx.x % 32 == 0) atomicAdd(to, sum);
 }
+// Return the bits of a number.
+ALQ_DEVICE uint64_t bits_of(double value) { return static_cast<uint64_t>(__double_as_longlong(value)); }
 ALQ_DEVICE float half_to_float(uint16_t bits) {
   float value;
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
@@ -118,10 +120,8 @@ ALQ_DEVICE uint32_t draw_bits_in(const Group& group, uint32_t stratum, uint32_t 
   return shifted(own, stratum, group.strata_log2) & 0xffffff00u;
 }
 
-// Return what a receiver adds to the level of an element, from the number that it draws again.
-ALQ_DEVICE float dither_of(const Group& group, uint32_t draw) {
-  return (static_cast<float>(draw >> 8) - kMeanDraw) * group.dither;
-}
+// Return what a receiver adds to the level of an element, from the number that it draws again; `width` as Group::dither.
+ALQ_DEVICE float dither_of(float width, uint32_t draw) { return (static_cast<float>(draw >> 8) - kMeanDraw) * width; }
 
 // Level tables in device memory: float32[4][256], levels padded with infinity, scaled inverse gaps padded with zero, the
 // search tree (kernels.h), levels padded with the last one; then the smallest magnitude of a level that is not zero.
@@ -176,10 +176,11 @@ ALQ_DEVICE float sendable(float norm) {
   return norm < kSmallestNorm ? 0.0f : norm;
 }
 
-// Return what the coordinates of a bucket of `count` are divided by, from their sum of squares or the bits of the largest.
-ALQ_DEVICE float finished_norm(const Group& group, double total, double count) {
+// Return what the coordinates of a bucket of `count` are divided by, from their sum of squares or the bits of the largest;
+// `reach` as Group::reach.
+ALQ_DEVICE float finished_norm(const Group& group, double total, double count, double reach) {
   if (group.maximum_norm) return sendable(__uint_as_float(static_cast<uint32_t>(total)));
-  if (group.reach > 0) return sendable(static_cast<float>(sqrt(total / count) * group.reach));
+  if (reach > 0) return sendable(static_cast<float>(sqrt(total / count) * reach));
   return sendable(static_cast<float>(sqrt(total)));
 }
 

@@ -54,10 +54,10 @@ ALQ_DEVICE void encode_chunk(const Group& group, const Tables* tables, const Tar
   __syncthreads();
 
   const Quantise q = make_quantise(group, shared.levels, shared.scaled_inverse_gaps, shared.tree, tables->smallest_level,
-                                   to.key, to.first_element, B);
+                                   to.key, to.first_element, group.dither, B);
   uint32_t check = 0;
   const auto finish = [&](int start, bool writes, auto bucket) {
-    const Norm found = norm_of(group, size - start < d ? size - start : d, bucket);
+    const Norm found = norm_of(group, size - start < d ? size - start : d, bucket, group.reach);
     const float sent = nearest ? projection_scale<B>(q, found.total, found.norm, bucket) : found.norm;
     if (!writes) return;
     shared.norms[start / d] = found.norm;
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kThreads) encode_with_norms(Group group, Tenso
   copy_table(tables->tree, tree, 1 << B);
   if (threadIdx.x == 0) block_check = 0;
   __syncthreads();
-  const Quantise q = make_quantise(group, levels, gaps, tree, tables->smallest_level, key, first_element, B);
+  const Quantise q = make_quantise(group, levels, gaps, tree, tables->smallest_level, key, first_element, group.dither, B);
   const uint32_t d = group.bucket_size, begin = (blockIdx.x * kWarps + threadIdx.x / kLanes) * kTile;
   uint32_t check = 0;
   if (begin < group.elements) {

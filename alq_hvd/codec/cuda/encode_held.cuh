@@ -60,7 +60,7 @@ ALQ_DEVICE void finish_norm(const Group& group, float smallest_level, uint32_t e
     total = folded(shared.sums[bucket], Larger());  // [largest]
   else
     total = folded(shared.sums[bucket], Add());
-  const float norm = finished_norm(group, total, group.bucket_size);
+  const float norm = finished_norm(group, total, group.bucket_size, group.reach);
   const Unit unit = make_unit(norm, norm, smallest_level);
   const int lane = threadIdx.x % kLanes, tile = (bucket << group.tiles_log2) + lane;
   uint32_t shift = 0;

@@ -85,9 +85,9 @@ struct Norm {
   double total;
 };
 
-// Clip a bucket of `count` coordinates if asked, and take its norm.
+// Clip a bucket of `count` coordinates if asked, and take its norm; `reach` as Group::reach.
 template <typename Bucket>
-ALQ_DEVICE Norm norm_of(const Group& group, double count, Bucket& bucket) {
+ALQ_DEVICE Norm norm_of(const Group& group, double count, Bucket& bucket, double reach) {
   double sum = 0, total = 0;
 #pragma unroll 1
   for (int step = group.clip > 0 ? 0 : 2; step < 3; ++step) {
@@ -97,7 +97,7 @@ ALQ_DEVICE Norm norm_of(const Group& group, double count, Bucket& bucket) {
     if (step == 0) sum = total;
     if (step == 1) bucket.clamp_all(clip_limit(sum, total, count, group.clip));
   }
-  return {finished_norm(group, total, count), total};
+  return {finished_norm(group, total, count, reach), total};
 }
 
 // Return the scale that gives a bucket rounded to the nearest the projection on itself that it had, |v|^2 / <v, levels>; the

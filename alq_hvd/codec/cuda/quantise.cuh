@@ -12,13 +12,16 @@ struct Quantise {
   float smallest_level;
   StreamKey key;
   uint32_t first_element;
+  float dither;  // as Group::dither
   float root, lower, upper;
 };
 
 ALQ_DEVICE Quantise make_quantise(const Group& group, const float* levels, const float* scaled_inverse_gaps,
-                                  const float* tree, float smallest_level, StreamKey key, uint32_t first_element, int bits) {
+                                  const float* tree, float smallest_level, StreamKey key, uint32_t first_element,
+                                  float dither, int bits) {
   const float lower = bits > 1 ? tree[2] : 0, upper = bits > 1 ? tree[3] : 0;
-  return {group, levels, scaled_inverse_gaps, tree, smallest_level, key, first_element, tree[1], lower, upper};
+  return {group, levels, scaled_inverse_gaps, tree, smallest_level, key, first_element, dither,
+          tree[1], lower, upper};
 }
 
 // A bucket's norm, by which its coordinates are divided; 1 / norm where multiplying by it will do, else 0; and what is
@@ -88,7 +91,7 @@ ALQ_DEVICE uint32_t pack_tile(const Quantise& q, uint32_t element, int rest, boo
       const uint32_t draw = nearest ? 0 : draw_of(q, shifts, first + i);
       code = code_of<B>(q, value(row), unit, nearest ? kDraws / 2 : static_cast<float>(draw >> 8));
       const float level = q.levels[code];
-      keep(row, dequantise(unit.sent, q.group.dither > 0 ? level + dither_of(q.group, draw) : level));
+      keep(row, dequantise(unit.sent, q.dither > 0 ? level + dither_of(q.dither, draw) : level));
     }
     word |= code << shift;
     if (shift + B >= 32) {
