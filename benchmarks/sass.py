@@ -4,7 +4,8 @@ python benchmarks/sass.py [--arch sm_90] [--cuda 13.0] [--output benchmarks/resu
 
 The kernels are compiled with line numbers, which changes no instruction, and disassembled. An instruction counts as
 often as a thread meets it, over the elements a thread takes: the sources mark, by a word in brackets in a comment,
-lines whose instructions are met never ("rare"), once a record, or by one warp of eight; ``CASES`` says how often each.
+lines whose instructions are met never ("rare"), once a record, at one width of codes, or by one warp of eight;
+``CASES`` says how often each.
 What is within a branch that only some lanes or warps take, and is not marked, counts in full: a count is an upper bound
 of the kernel's main path.
 """
@@ -76,6 +77,12 @@ CASES = (
     Case("decode_sum of 1, 4 bits", "alq::decode_sum<float, 4, false>", 20, {"record": 1}, 4.5),
     Case("decode_sum of 1 dithered, 4 bits", "alq::decode_sum<float, 4, true>", 34, {"record": 1}, 4.5),
     Case("decode_sum of 8 dithered, 4 bits", "alq::decode_sum<float, 4, true>", 192, {"record": 8}, 8),
+    Case("decode_sum by width of 8, 1 bit", "alq::decode_by_width<float, false>", 125, {"record": 8, "width 1": 1}, 5),
+    Case("decode_sum by width of 8, 3 bits", "alq::decode_by_width<float, false>", 125, {"record": 8, "width 3": 1}, 7),
+    Case("decode_sum by width of 8, no bits", "alq::decode_by_width<float, false>", 70, {"record": 8}, 4),
+    Case(
+        "decode_sum by width of 1, 3 bits", "alq::decode_by_width<float, false>", 34, {"record": 1, "width 3": 1}, 4.4
+    ),
     Case("encode rotated, 3 bits", "alq::encode_rotated<float, 3, false>", 60, {**ALONE, "round": 1}, 4.375),
     Case(
         "encode rotated together, 3 bits", "alq::encode_rotated<float, 3, false>", 66, {**TOGETHER, "round": 1}, 4.375

@@ -16,6 +16,9 @@ SOURCES = Path(native.__file__).parent
 TABLES, KEY = "const alq::Tables*", "alq::StreamKey"
 ENCODE = f"alq::Group, alq::Tensors<T>, {TABLES}, {KEY}, uint32_t, int, uint32_t, uint32_t*, float*"
 DECODE = f"alq::Records, alq::Group, {TABLES}, float, T* const*, const uint32_t*, uint32_t, uint32_t*"
+BY_WIDTH = "const alq::TablesByWidth*, alq::Placing"
+ENCODE_BY_WIDTH = ENCODE.replace(TABLES, f"{BY_WIDTH}, const int32_t*").replace("int, uint32_t,", "int,")
+DECODE_BY_WIDTH = DECODE.replace(TABLES, BY_WIDTH)
 ARGUMENTS = {
     "encode": ENCODE,
     "encode_rotated": ENCODE,
@@ -23,6 +26,11 @@ ARGUMENTS = {
     "const float*, uint32_t, uint32_t*, float*",
     "decode_sum": DECODE,
     "decode_rotated": f"{DECODE}, int",
+    "block_energies": "alq::Group, alq::Tensors<T>, int, int32_t*, uint32_t*, uint32_t*",
+    "encode_by_width": ENCODE_BY_WIDTH,
+    "encode_rotated_by_width": ENCODE_BY_WIDTH,
+    "decode_by_width": DECODE_BY_WIDTH,
+    "decode_rotated_by_width": f"{DECODE_BY_WIDTH}, int",
     "recode": f"alq::Records, alq::Group, {TABLES}, uint32_t*, alq::Group, {TABLES}, {KEY}, uint32_t, int, "
     "uint32_t, uint32_t*",
     "bucket_norms": "alq::Group, alq::Tensors<T>, float*, float*",
@@ -44,6 +52,11 @@ INSTANCES = [
     *[("decode_rotated", "float", bits, "false") for bits in ("3", "8")],
     ("decode_rotated", "alq::Brain", "4", "true"),
     ("recode", "4", "8"),
+    ("block_energies", "alq::Half"),
+    ("encode_by_width", "float"),
+    ("encode_rotated_by_width", "float", "true"),
+    ("decode_by_width", "alq::Brain", "true"),
+    ("decode_rotated_by_width", "float", "false"),
     ("bucket_norms", "alq::Brain"),
     ("statistics", "float"),
     ("projection_scales", "3"),
@@ -55,6 +68,8 @@ INSTANCES = [
 """Other widths and types than ``test_cuda_instructions.py`` compiles for sm_90 with the run-time compiler."""
 RARE = ("statistics", "bucket_norms", "projection_scales", "rotate_group", "keep_lost", "add_run")
 """Run on scheduled steps, or for unusual bucket sizes: there more registers, or a few spilled bytes, do no harm."""
+TWO_BLOCKS = ("decode_rotated_by_width",)
+"""Made for two blocks a multiprocessor: a choice among all widths amid a rotation, with a few bytes spilled."""
 MOST_REGISTERS = 85
 """At most this many a thread leave room for three blocks of 256 threads on a multiprocessor of 65 536 registers."""
 
@@ -89,8 +104,8 @@ def test_kernels_compile_and_do_not_spill(architecture: str, tmp_path: Path) -> 
     names = re.findall(r"Compiling entry function '_ZN3alq\d+([a-z_]+?)(?:I\w+)?E", done.stderr)
     spilled = [int(count) for count in re.findall(r"(\d+) bytes spill stores", done.stderr)]
     registers = [int(count) for count in re.findall(r"Used (\d+) registers", done.stderr)]
-    assert len(names) == len(registers) == len(spilled) == len(INSTANCES) + 2  # two are not templates
+    assert len(names) == len(registers) == len(spilled) == len(INSTANCES) + 4  # four are not templates
     for name, used, bytes_spilled in zip(names, registers, spilled, strict=True):
         print(f"{architecture} {name}: {used} registers, {bytes_spilled} bytes spilled")
-        assert used <= MOST_REGISTERS or name in RARE, name
-        assert not bytes_spilled or name in RARE, name
+        assert used <= MOST_REGISTERS or name in (*RARE, *TWO_BLOCKS), name
+        assert not bytes_spilled or name in RARE or (name in TWO_BLOCKS and bytes_spilled <= 128), name

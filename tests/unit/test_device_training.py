@@ -50,7 +50,6 @@ def run(
     *,
     dtype: torch.dtype = torch.float32,
     names: bool = True,
-    kernels: bool = True,
     place: Callable[[LoopbackCommunicator], Communicator] = lambda ranks: ranks,
     **options: Any,
 ) -> bytes:
@@ -61,7 +60,6 @@ def run(
         devices_of: of each rank.
         dtype: of the gradients.
         names: parameters have names.
-        kernels: the device is expected to encode and decode.
         place: see above.
         options: of the compression.
     """
@@ -69,7 +67,7 @@ def run(
     def program(ranks: LoopbackCommunicator) -> bytes:
         model, devices = network(dtype, "cpu"), devices_of(ranks.rank)
         result = train(ranks, model, compressor(place(ranks), model, devices, names=names, **options))
-        if devices is not None and kernels:
+        if devices is not None:
             launched = " ".join(devices.device.launched)
             assert "alq::encode" in launched
             assert "alq::decode_" in launched
@@ -89,7 +87,7 @@ def test_weights_are_the_same_where_sums_are_dithered() -> None:
 @each("exchange", ["allgather", "two_shot"])
 def test_weights_are_the_same_where_blocks_have_widths_of_their_own(exchange: str) -> None:
     options: dict[str, Any] = {"exchange": exchange, "dtype": torch.bfloat16, "bits": 1.5, "bucket_size": 64}
-    options |= {"widths": "adaptive", "error_feedback": exchange == "two_shot", "kernels": False}
+    options |= {"widths": "adaptive", "error_feedback": exchange == "two_shot"}
     assert run(3, on_device, **options) == run(3, on_host, **options)
 
 

@@ -22,6 +22,14 @@ ALQ_DEVICE bool header_fits(const Records& records, uint32_t r) {
   return fits;
 }
 
+// Return the word that this thread's lane expects of a header, of the first six.
+ALQ_DEVICE uint32_t expected_of_lane(const Records& records) {
+  uint32_t expected = 0;
+#pragma unroll
+  for (int i = 0; i < 6; ++i) expected = threadIdx.x % kLanes == i ? records.expected[i] : expected;
+  return expected;
+}
+
 // What the draws of a thread's lane of a tile of a dithered record are made of again: see draw_bits.
 struct Redrawn {
   uint32_t weyl, second;
@@ -104,8 +112,9 @@ ALQ_DEVICE float level_of_lane(const float* levels) {
 }
 
 // Add the codes of a whole tile of one norm, without a branch a row; `level` is what level_of_lane gave. In dithered records no two
-// products are alike, and levels are fetched.
-template <int B, bool dithered>
+// products are alike, and levels are fetched; so they are without `lanes`, in code that some lanes might not reach, for all a
+// compiler knows.
+template <int B, bool dithered, bool lanes = kFromLanes<B>>
 ALQ_DEVICE void add_whole(const uint32_t* words, float norm, float level, const float* levels, float dither,
                           const Redrawn& draws, float* sums) {
   const float own = dithered ? level : dequantise(norm, level);
@@ -115,12 +124,12 @@ ALQ_DEVICE void add_whole(const uint32_t* words, float norm, float level, const 
     uint32_t code = words[index] >> shift;
     if (shift + B > 32) code |= words[index + 1 < B ? index + 1 : index] << (32 - shift);
     float chosen = 0;
-    if constexpr (kFromLanes<B>)
+    if constexpr (lanes)
       chosen = from_lane<1 << B>(own, code);
     else
       chosen = levels[code % (1u << B)];
     if (dithered) chosen += dither_of(dither, draws.draw(row));
-    sums[row] += kFromLanes<B> && !dithered ? chosen : dequantise(norm, chosen);
+    sums[row] += lanes && !dithered ? chosen : dequantise(norm, chosen);
   }
 }
 
@@ -131,9 +140,7 @@ ALQ_DEVICE void sum_whole_records(const Records& records, uint32_t from, uint32_
                                   const float* levels, float* sums, uint32_t* checks) {
   const uint32_t lane = threadIdx.x % kLanes, norms = norms_offset(group), bucket = begin / group.bucket_size;
   const uint32_t first_word = records.codes_offset + begin / kTile * (B * kLanes) + lane;
-  uint32_t expected = 0;
-#pragma unroll
-  for (int i = 0; i < 6; ++i) expected = lane == i ? records.expected[i] : expected;
+  const uint32_t expected = expected_of_lane(records);
   const bool has_norm = lane == 0 && begin % group.bucket_size == 0;
   const float level = level_of_lane<B>(levels);
   const auto fetch = [&](uint32_t r) {

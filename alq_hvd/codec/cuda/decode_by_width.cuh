@@ -15,17 +15,99 @@ __global__ void __launch_bounds__(kThreads) place_records(Records records, Group
   if (threadIdx.x == 0) checks[r * kSlots] += sum;
 }
 
-// Add what a record has of a tile that has no codes: NaN in broken buckets.
-ALQ_DEVICE void add_silent(const Group& group, const uint32_t* record, bool fits, uint32_t begin, float* sums) {
-  const uint32_t lane = threadIdx.x % kLanes, rest = group.elements - begin < kTile ? group.elements - begin : kTile;
-  const uint32_t d = group.bucket_size, norms = norms_offset(group);
-  const float tile_norm = fits ? __uint_as_float(record[norms + begin / d]) : __uint_as_float(kNan);
-  if (d % kTile == 0 && tile_norm == 0) return;
+// A tile of records whose blocks have widths, and the block that it is in.
+struct TileOfBlock {
+  uint32_t begin, block, blocks, tiles, tile;  // the last: of those of the block
+
+  ALQ_DEVICE const uint32_t* words(const Placing& placing, const uint32_t* record, const Place& place) const {
+    return record + placing.codes_offset + (place.row + tile * place.width) * kLanes;
+  }
+};
+
+ALQ_DEVICE TileOfBlock tile_of_block(const Group& group, uint32_t begin) {
+  const uint32_t size = group.bucket_size > kTile ? group.bucket_size : kTile, block = begin / size;
+  return {begin, block, (group.elements + size - 1) / size, size / kTile, begin / kTile - block * (size / kTile)};
+}
+
+// What is known of a record's part of a tile: one without codes where the record's widths cannot be. `expected` as of the lane.
+struct Found {
+  Place place;
+  bool fits;
+};
+
+ALQ_DEVICE Found find_tile(const Records& records, uint32_t r, uint32_t expected, const Placing& placing,
+                            const TileOfBlock& at) {
+  const uint32_t lane = threadIdx.x % kLanes, *record = records.data[r], *places = placing.places + r * placing.stride;
+  const bool placed = places[placing.stride - 1] != kMisplaced;
+  const bool fits = all_of_warp(lane > 6 || record[lane] == (lane == 6 ? records.senders[r] : expected));
+  const Place place = place_of(placing, record, places, at.block, at.blocks, at.tiles);
+  return {placed ? place : Place{0, 0}, fits && placed};
+}
+
+// Add whole tiles of one norm, of records from <= r < to, to `sums`, without a branch a row.
+template <bool dithered>
+ALQ_DEVICE void sum_whole_by_width(const Records& records, uint32_t from, uint32_t to, const Group& group,
+                                   const Placing& placing, const TablesByWidth* tables, const TileOfBlock& at,
+                                   const float* levels, float* sums, uint32_t* checks) {
+  const uint32_t lane = threadIdx.x % kLanes, norms = norms_offset(group), bucket = at.begin / group.bucket_size;
+  const uint32_t expected = expected_of_lane(records);
+  const bool has_norm = lane == 0 && at.begin % group.bucket_size == 0;
+  const auto add = [&](uint32_t r) {
+    const uint32_t* record = records.data[r];
+    const Found found = find_tile(records, r, expected, placing, at);
+    const uint32_t* words = at.words(placing, record, found.place);
+    const uint32_t bits = record[norms + bucket];
+    const float norm = __uint_as_float(found.fits ? bits : kNan);
+    uint32_t check = has_norm ? bits : 0;
+    if (at.begin == 0 && kHeaderWords + lane < norms) check += record[kHeaderWords + lane];
+    if (!found.place.width && norm != 0)
 #pragma unroll
-  for (int row = 0; row < kRows; ++row) {
-    const uint32_t i = row * kLanes + lane;
-    if (i < rest)
-      sums[row] += dequantise(d % kTile && fits ? __uint_as_float(record[norms + (begin + i) / d]) : tile_norm, 0.0f);
+      for (int row = 0; row < kRows; ++row) sums[row] += dequantise(norm, 0.0f);  // [rare]
+    with_width(found.place.width, [&](auto w) {
+      constexpr int B = decltype(w)::bits;
+      uint32_t fetched[B];
+#pragma unroll
+      for (int k = 0; k < B; ++k) fetched[k] = words[k * kLanes + lane];
+#pragma unroll
+      for (int k = 0; k < B; ++k) check += fetched[k];
+      Redrawn draws = {};
+      if (dithered) draws = redrawn(group, record, at.begin + lane);
+      const float* own = levels + (1 << B);
+      add_whole<B, dithered, false>(fetched, norm, 0, own, dithered ? tables->dither[B] : 0, draws, sums);
+    });
+    add_from_warp(checks + r * kSlots + blockIdx.x % kSlots, check);
+  };
+#pragma unroll 1
+  for (uint32_t r = from; r < to; ++r)  // [record]
+    add(r);                             // [record]
+}
+
+// The same for any tile of any buckets.
+template <bool dithered>
+ALQ_DEVICE void sum_part_by_width(const Records& records, uint32_t from, uint32_t to, const Group& group,
+                                  const Placing& placing, const TablesByWidth* tables, const TileOfBlock& at,
+                                  const float* levels, float* sums, uint32_t* checks) {
+  const uint32_t lane = threadIdx.x % kLanes, rest = group.elements - at.begin < kTile ? group.elements - at.begin : kTile;
+  const uint32_t expected = expected_of_lane(records);
+#pragma unroll 1
+  for (uint32_t r = from; r < to; ++r) {
+    const uint32_t* record = records.data[r];
+    const Found found = find_tile(records, r, expected, placing, at);
+    uint32_t check = sum_of_told(group, record, at.begin);
+    if (!found.place.width) {
+      const float* norms = reinterpret_cast<const float*>(record + norms_offset(group));
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) {
+        const uint32_t i = row * kLanes + lane;
+        if (i < rest) sums[row] += dequantise(found.fits ? norms[(at.begin + i) / group.bucket_size] : __uint_as_float(kNan), 0.0f);
+      }
+    }
+    with_width(found.place.width, [&](auto w) {
+      constexpr int B = decltype(w)::bits;
+      check += add_codes<B, dithered>(group, record, at.words(placing, record, found.place), found.fits, at.begin,
+                                      levels + (1 << B), dithered ? tables->dither[B] : 0, sums);
+    });
+    add_from_warp(checks + r * kSlots + blockIdx.x % kSlots, check);
   }
 }
 
@@ -35,44 +117,13 @@ template <bool dithered>
 ALQ_DEVICE void sum_by_width(const Records& records, uint32_t from, uint32_t to, const Group& group, const Placing& placing,
                              const TablesByWidth* tables, uint32_t begin, const float* levels, float* sums,
                              uint32_t* checks) {
-  const uint32_t lane = threadIdx.x % kLanes, d = group.bucket_size, block_size = d > kTile ? d : kTile;
-  const uint32_t blocks = (group.elements + block_size - 1) / block_size, tiles = block_size / kTile;
-  const uint32_t block = begin / block_size, tile = begin / kTile - block * tiles;
-  const bool whole = group.elements - begin >= kTile && d % kTile == 0;
+  const TileOfBlock at = tile_of_block(group, begin);
 #pragma unroll
   for (int row = 0; row < kRows; ++row) sums[row] = 0;
-#pragma unroll 1
-  for (uint32_t r = from; r < to; ++r) {  // [record]
-    const uint32_t* record = records.data[r];
-    const uint32_t* places = placing.places + r * placing.stride;
-    const bool placed = places[placing.stride - 1] != kMisplaced;
-    const uint32_t expected = lane < 6 ? records.expected[lane] : records.senders[r];
-    const bool fits = all_of_warp(lane > 6 || record[lane] == expected) && placed;
-    Place place = place_of(placing, record, places, block, blocks, tiles);
-    if (!placed) place = {0, 0};
-    const uint32_t* words = record + placing.codes_offset + (place.row + tile * place.width) * kLanes;
-    uint32_t check = sum_of_told(group, record, begin);
-    if (!place.width) add_silent(group, record, fits, begin, sums);
-    with_width(place.width, [&](auto w) {
-      constexpr int B = decltype(w)::bits;
-      const float dither = dithered ? tables->dither[B] : 0;
-      const float* own = levels + (1 << B);
-      if (whole) {
-        uint32_t fetched[B];
-#pragma unroll
-        for (int k = 0; k < B; ++k) fetched[k] = words[k * kLanes + lane];
-#pragma unroll
-        for (int k = 0; k < B; ++k) check += fetched[k];
-        const float norm = fits ? __uint_as_float(record[norms_offset(group) + begin / d]) : __uint_as_float(kNan);
-        Redrawn draws = {};
-        if (dithered) draws = redrawn(group, record, begin + lane);
-        add_whole<B, dithered>(fetched, norm, level_of_lane<B>(own), own, dither, draws, sums);
-      } else {
-        check += add_codes<B, dithered>(group, record, words, fits, begin, own, dither, sums);  // [rare]
-      }
-    });
-    add_from_warp(checks + r * kSlots + blockIdx.x % kSlots, check);
-  }
+  if (group.elements - begin >= kTile && group.bucket_size % kTile == 0)
+    sum_whole_by_width<dithered>(records, from, to, group, placing, tables, at, levels, sums, checks);
+  else
+    sum_part_by_width<dithered>(records, from, to, group, placing, tables, at, levels, sums, checks);  // [rare]
 }
 
 // Write scale * sum of the records to the tensors of the group, a tile a warp.
@@ -93,7 +144,7 @@ __global__ void __launch_bounds__(kThreads, 3)
 
 // The same with buckets rotated back, a chunk a block.
 template <typename T, bool dithered>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, 2)  // of fewer registers, some would be spilled
     decode_rotated_by_width(Records records, Group group, const TablesByWidth* tables, Placing placing, float scale,
                             T* const* data, const uint32_t* ends, uint32_t tensors, uint32_t* checks, int chunk_size) {
   ALQ_DYNAMIC_SHARED(float, memory);

@@ -41,14 +41,14 @@ struct Width {
 template <typename F>
 ALQ_DEVICE void with_width(uint32_t width, F f) {
   switch (width) {
-    case 1: return f(Width<1>());
-    case 2: return f(Width<2>());
-    case 3: return f(Width<3>());
-    case 4: return f(Width<4>());
-    case 5: return f(Width<5>());
-    case 6: return f(Width<6>());
-    case 7: return f(Width<7>());
-    case 8: return f(Width<8>());
+    case 1: return f(Width<1>());  // [width 1]
+    case 2: return f(Width<2>());  // [width 2]
+    case 3: return f(Width<3>());  // [width 3]
+    case 4: return f(Width<4>());  // [width 4]
+    case 5: return f(Width<5>());  // [width 5]
+    case 6: return f(Width<6>());  // [width 6]
+    case 7: return f(Width<7>());  // [width 7]
+    case 8: return f(Width<8>());  // [width 8]
   }
 }
 
@@ -68,7 +68,8 @@ ALQ_DEVICE Place place_of(const Placing& placing, const uint32_t* record, const 
                           uint32_t blocks, uint32_t tiles) {
   const uint32_t lane = threadIdx.x % kLanes, first = block / kPlaced * kPlaced, inside = block - first;
   const uint32_t word = first + 4 * lane < blocks ? record[placing.widths_offset + first / 4 + lane] : 0;
-  const uint32_t width = from_lane<kLanes>(word, inside / 4) >> 8 * (inside % 4) & 0xffu;
+  // A sum over the warp, for of that compilers know that it is one number: a switch over it does not part the threads.
+  const uint32_t width = sum_of_warp(lane == inside / 4 ? word >> 8 * (inside % 4) & 0xffu : 0);
   uint32_t before = 4 * lane < inside ? word : 0;
   if (4 * lane + 4 > inside && 4 * lane < inside) before &= (1u << 8 * (inside % 4)) - 1;
   return {width, (places[block / kPlaced] + sum_of_warp(sum_of_bytes(before))) * tiles};
