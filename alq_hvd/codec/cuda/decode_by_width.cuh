@@ -82,7 +82,7 @@ ALQ_DEVICE void sum_whole_by_width(const Records& records, uint32_t from, uint32
     add(r);                             // [record]
 }
 
-// The same for any tile of any buckets.
+// The same for any tile of any buckets, at whatever width: copies for all widths would make the kernel twice as long.
 template <bool dithered>
 ALQ_DEVICE void sum_part_by_width(const Records& records, uint32_t from, uint32_t to, const Group& group,
                                   const Placing& placing, const TablesByWidth* tables, const TileOfBlock& at,
@@ -93,20 +93,26 @@ ALQ_DEVICE void sum_part_by_width(const Records& records, uint32_t from, uint32_
   for (uint32_t r = from; r < to; ++r) {
     const uint32_t* record = records.data[r];
     const Found found = find_tile(records, r, expected, placing, at);
+    const float* norms = reinterpret_cast<const float*>(record + norms_offset(group));
     uint32_t check = sum_of_told(group, record, at.begin);
-    if (!found.place.width) {
-      const float* norms = reinterpret_cast<const float*>(record + norms_offset(group));
+    const int width = found.place.width;
+    const uint32_t* words = at.words(placing, record, found.place) + lane;
+    const uint32_t needed = ((rest + kLanes - 1) / kLanes * width + 31) / 32;
+    for (uint32_t k = 0; k < needed; ++k) check += words[k * kLanes];
+    const float dither = dithered ? tables->dither[width] : 0;
+    Redrawn draws = {};
+    if (dithered) draws = redrawn(group, record, at.begin + lane);
 #pragma unroll
-      for (int row = 0; row < kRows; ++row) {
-        const uint32_t i = row * kLanes + lane;
-        if (i < rest) sums[row] += dequantise(found.fits ? norms[(at.begin + i) / group.bucket_size] : __uint_as_float(kNan), 0.0f);
-      }
+    for (int row = 0; row < kRows; ++row) {
+      const uint32_t i = row * kLanes + lane, index = row * width / 32;
+      if (i >= rest) continue;
+      const float norm = found.fits ? norms[(at.begin + i) / group.bucket_size] : __uint_as_float(kNan);
+      uint32_t code = 0;
+      if (width) code = shifted(words[index * kLanes], index + 1 < needed ? words[(index + 1) * kLanes] : 0, row * width % 32);
+      float level = width ? levels[(1u << width) + (code & ((1u << width) - 1))] : 0.0f;
+      if (dithered && width) level += dither_of(dither, draws.draw(row));
+      sums[row] += dequantise(norm, level);
     }
-    with_width(found.place.width, [&](auto w) {
-      constexpr int B = decltype(w)::bits;
-      check += add_codes<B, dithered>(group, record, at.words(placing, record, found.place), found.fits, at.begin,
-                                      levels + (1 << B), dithered ? tables->dither[B] : 0, sums);
-    });
     add_from_warp(checks + r * kSlots + blockIdx.x % kSlots, check);
   }
 }
@@ -144,7 +150,7 @@ __global__ void __launch_bounds__(kThreads, 3)
 
 // The same with buckets rotated back, a chunk a block.
 template <typename T, bool dithered>
-__global__ void __launch_bounds__(kThreads, 2)  // of fewer registers, some would be spilled
+__global__ void __launch_bounds__(kThreads, 3)
     decode_rotated_by_width(Records records, Group group, const TablesByWidth* tables, Placing placing, float scale,
                             T* const* data, const uint32_t* ends, uint32_t tensors, uint32_t* checks, int chunk_size) {
   ALQ_DYNAMIC_SHARED(float, memory);

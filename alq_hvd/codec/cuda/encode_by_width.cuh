@@ -59,7 +59,7 @@ ALQ_DEVICE void encode_blocks(const Group& group, const TablesByWidth* tables, c
       norm = sent = found.norm;
       if (nearest) {
         const Quantise q = quantise_of(width);
-        with_width(width, [&](auto w) { sent = projection_scale<decltype(w)::bits>(q, found.total, norm, bucket); });
+        sent = projection_scale<0>(q, found.total, norm, bucket, width);
       }
       sent = louder(sent, chances[block]);
     } else {
@@ -106,7 +106,7 @@ ALQ_DEVICE void encode_blocks(const Group& group, const TablesByWidth* tables, c
     const auto value = [&](int row) { return values[row * Coordinates<gaps>::kRowStep]; };
     uint32_t* const words = to.record + placing.codes_offset + (place.row + tile * place.width) * kLanes;
     with_width(place.width, [&](auto w) {
-      check += pack_tile<decltype(w)::bits>(
+      check += pack_tile<decltype(w)::bits, 4>(
           q, to.begin + first, rest, nearest, units, value,
           [&](int row, float decoded) { keep(first + row * kLanes + lane, decoded); }, words);
     });

@@ -101,13 +101,13 @@ ALQ_DEVICE Norm norm_of(const Group& group, double count, Bucket& bucket, double
 }
 
 // Return the scale that gives a bucket rounded to the nearest the projection on itself that it had, |v|^2 / <v, levels>; the
-// norm where that is not positive and finite.
+// norm where that is not positive and finite. B and `bits` as of code_of.
 template <int B, typename Bucket>
-ALQ_DEVICE float projection_scale(const Quantise& q, double squares, float norm, Bucket& bucket) {
+ALQ_DEVICE float projection_scale(const Quantise& q, double squares, float norm, Bucket& bucket, int bits = B) {
   if (!(norm > 0)) return norm;
   const Unit unit = make_unit(norm, norm, q.smallest_level);
   const double products = bucket.total(
-      Add(), [&](float x) { return static_cast<double>(x) * q.levels[code_of<B>(q, x, unit, kDraws / 2)]; });
+      Add(), [&](float x) { return static_cast<double>(x) * q.levels[code_of<B>(q, x, unit, kDraws / 2, bits)]; });
   const float scale = static_cast<float>(squares / products);
   return scale >= kSmallestNorm && scale <= kLargestNorm ? scale : norm;
 }

@@ -55,34 +55,34 @@ ALQ_DEVICE uint32_t draw_of(const Quantise& q, const Shifts& shifts, uint32_t el
 }
 
 // Return the code of a coordinate; `draw` is an integer below the number of values that a draw has, or half of that to round to
-// the nearest.
+// the nearest. A width that is not known beforehand is 0, and told.
 template <int B>
-ALQ_DEVICE uint32_t code_of(const Quantise& q, float value, const Unit& unit, float draw) {
+ALQ_DEVICE uint32_t code_of(const Quantise& q, float value, const Unit& unit, float draw, int bits = B) {
   if (!(unit.norm > 0)) return 0;  // zero or NaN: any code decodes right
   const float normalised =
       unit.reciprocal > 0
           ? divide(value, unit.norm, unit.reciprocal, Fused())
           : value / unit.norm;
   uint32_t bin = normalised >= q.root;
-  if (B > 1) bin = 2 * bin + (normalised >= (bin ? q.upper : q.lower));
-#pragma unroll
-  for (int depth = 2; depth < B; ++depth) bin = 2 * bin + (normalised >= q.tree[(1u << depth) + bin]);
+  if (bits > 1) bin = 2 * bin + (normalised >= (bin ? q.upper : q.lower));
+#pragma unroll (B ? B : 1)
+  for (int depth = 2; depth < bits; ++depth) bin = 2 * bin + (normalised >= q.tree[(1u << depth) + bin]);
   return bin + rounds_up(normalised, q.levels[bin], q.scaled_inverse_gaps[bin], draw);
 }
 
 // Pack a tile of `rest` elements, at most kTile, from `element` on: this thread's lane of it, all 32 rows, where rows past
 // the end hold zeros and only the words that the record has room for are written. Return the sum of those words.
-// Eight rows at a time keep the code small, and searches do not wait for each other.
+// Eight rows at a time, or fewer, keep the code small, and searches do not wait for each other.
 // `unit(row)` and `value(row)` give what belongs to the coordinate in `row`; `keep(row, decoded)` takes what its receiver
 // will see.
-template <int B, typename Units, typename Value, typename Keep>
+template <int B, int at_once = 8, typename Units, typename Value, typename Keep>
 ALQ_DEVICE uint32_t pack_tile(const Quantise& q, uint32_t element, int rest, bool nearest, Units units, Value value,
                               Keep keep, uint32_t* words) {
   const int lane = threadIdx.x % kLanes, needed = ((rest + kLanes - 1) / kLanes * B + 31) / 32;
   const uint32_t first = q.first_element + element;
   const Shifts shifts = shifts_from(q.group.strata, first);
   uint32_t word = 0, sum = 0;
-#pragma unroll 8
+#pragma unroll at_once
   for (int row = 0; row < kRows; ++row) {
     const int i = row * kLanes + lane, shift = row * B % 32, index = row * B / 32;
     uint32_t code = 0;
