@@ -51,6 +51,7 @@ def test_the_tests_are_found_without_horovod_and_mpi(machine: dict[str, str], tm
         "test_cuda_codec",
         "test_cuda_codec_drawn",
         "test_cuda_codec_rotated",
+        "test_cuda_codec_widths",
         "test_cuda_ddp",
     }
     assert all(set(found) == {"skipped"} and found["skipped"] > 1 for found in stored["files"].values())
