@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any, Generic
@@ -14,10 +14,13 @@ import numpy as np
 from alq_hvd import backends
 from alq_hvd.communicator import leaving
 from alq_hvd.communicator.base import DEFAULT_TIMEOUT, SECOND_LANE, Arrived, Payload, Pending, Result, timed_out
+from alq_hvd.communicator.torch_members import Members, serves_hosts
 from alq_hvd.errors import BackendUnavailable, CommunicationTimeout, ConfigurationError
 
 Tensor = Any
 """A torch.Tensor of bytes, torch.uint8[n]; torch is imported in one place only."""
+_LACKS = ("does not support", "No backend type associated")
+"""What torch says of a collective that a backend does not have, and of memory that a group has no backend for."""
 
 
 class TorchCommunicator:
@@ -45,7 +48,7 @@ class TorchCommunicator:
         self._dist = backends.torch_distributed()
         self._asked = group
         self.timeout = timeout
-        self._known: _Members | None = None
+        self._known: Members | None = None
         self._is_part = False
         if not self._dist.is_initialized():
             raise ConfigurationError(
@@ -78,11 +81,10 @@ class TorchCommunicator:
         return self._members.size
 
     @property
-    def _members(self) -> _Members:
+    def _members(self) -> Members:
         world: Any = self.world
         if self._known is None or (self._known.world is not world and not self._is_part):
-            store = world.get_group_store()
-            self._known = _Members(world, self._dist.get_rank(world), self._dist.get_world_size(world), store)
+            self._known = Members.of(world)
         return self._known
 
     @property
@@ -93,8 +95,8 @@ class TorchCommunicator:
     def part(self, ranks: Sequence[int]) -> TorchCommunicator:
         """Return a communicator of some ``ranks`` of this one; exactly those must call it, with the same list."""
         whole, made = self._members, copy(self)
-        store = whole.store_for(self._dist, f"ranks {','.join(map(str, ranks))}")
-        made._known, made._is_part = _Members(self.world, ranks.index(whole.rank), len(ranks), store), True
+        store = whole.store_for(f"ranks {','.join(map(str, ranks))}")
+        made._known, made._is_part = Members(self.world, ranks.index(whole.rank), len(ranks), store), True
         return made
 
     def allgather(self, payload: Payload, name: str) -> Pending[list[Payload]]:
@@ -153,7 +155,7 @@ class TorchCommunicator:
 
         A group that has NCCL alone cannot carry tensors of the host: those take a third lane.
         """
-        if not tensor.is_cuda and not _serves_hosts(self.world):
+        if not tensor.is_cuda and not serves_hosts(self.world):
             return self.start(lambda: self._lane(name, 2).allreduce([tensor]), name, collect)
         return self.start(lambda: self._dist.all_reduce(tensor, group=self.world, async_op=True), name, collect)
 
@@ -161,8 +163,8 @@ class TorchCommunicator:
         """Return what carries the collective ``name``."""
         members = self._members
         if not members.lanes:
-            count = 2 if _serves_hosts(self.world) else 3  # at once: each rank first uses the second at another time
-            stores = [members.store_for(self._dist, f"lane {each}") for each in range(count)]
+            count = 2 if serves_hosts(self.world) else 3  # at once: each rank first uses the second at another time
+            stores = [members.store_for(f"lane {each}") for each in range(count)]
             limit = timedelta(seconds=self.timeout)
             try:
                 for store in stores:
@@ -175,7 +177,7 @@ class TorchCommunicator:
     def failed(self, name: str, error: Exception) -> CommunicationTimeout:
         """Return the error for a collective that torch gave up, or that took too long."""
         leaving.in_time()
-        return timed_out(f"rank {self.rank}: {name!r}", self.timeout, str(error).strip().splitlines()[0])
+        return timed_out(f"rank {self.rank}: {name!r}", self.timeout, _first_line(error))
 
     def _lengths(self, own: list[int], name: str) -> list[int]:
         """Return how many bytes each rank has for this one."""
@@ -187,35 +189,26 @@ class TorchCommunicator:
         return lengths
 
     def start(self, start: Callable[[], Any], name: str, collect: Callable[[], Result]) -> Started[Result]:
-        """Start what ``start`` does and returns the handle of; ``collect`` makes the result once it is complete."""
+        """Start what ``start`` does and returns the handle of; ``collect`` makes the result once it is complete.
+
+        Raises:
+            BackendUnavailable: the backend of the process group has no such collective, or none for such memory.
+            CommunicationTimeout: torch gave it up.
+        """
         try:
             return Started(self, start(), name, collect)
         except RuntimeError as error:
+            if any(words in str(error) for words in _LACKS):
+                raise self._lacking(name, error) from error
             raise self.failed(name, error) from error
 
-
-@dataclass(frozen=True, slots=True)
-class _Members:
-    """Keep what belongs to the ranks of one process group, or of a part of it.
-
-    Attributes:
-        world: the process group.
-        rank, size: among these ranks.
-        store: through which they find each other.
-        lanes: for the collectives that come first, for those that follow them, and for exact sums that ``world``
-            cannot carry; empty before the first one.
-    """
-
-    world: object
-    rank: int
-    size: int
-    store: Any
-    lanes: list[Any] = field(default_factory=list)
-
-    def store_for(self, dist: Any, purpose: str) -> Any:
-        """Return a store of its own for ``purpose``: the n-th one is the same on every rank that asks n times."""
-        key = f"alq_hvd {purpose}"
-        return dist.PrefixStore(f"{key} {self.store.add(f'{key} of rank {self.rank}', 1)}", self.store)
+    def _lacking(self, name: str, error: Exception) -> BackendUnavailable:
+        backend = self._dist.get_backend(self.world)
+        return BackendUnavailable(
+            f"rank {self.rank}: {name!r}: expected a process group that has this collective, got one of backend "
+            f"{backend!r} ({_first_line(error)}): init_process_group('gloo'), or 'cpu:gloo,cuda:nccl' where there are "
+            "GPUs"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,12 +268,8 @@ class TorchTensors:
         return _unpolled(own.start_alltoall(joined, lengths, theirs, own.world, name, list))
 
 
-def _serves_hosts(group: Any) -> bool:
-    try:
-        group._get_backend(backends.torch().device("cpu"))
-    except RuntimeError:
-        return False
-    return True
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def _unpolled(started: Started[Result]) -> Started[Result]:

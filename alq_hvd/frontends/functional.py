@@ -209,7 +209,13 @@ def allreduce_(tensors: Tensors, over: Any = None, *, op: str = "mean", **option
     key = id(over), repr(sorted(options.items()))
     if key not in _remembered:
         _remembered[key] = over, Allreduce(over, **options)  # `over` is kept, so that its id stays its own
-    _remembered[key][1](tensors, op=op)
+    average = _remembered[key][1]
+    try:
+        average(tensors, op=op)
+    except BaseException:
+        if not average.metrics()["step"]:  # perhaps ranks differ in their options: then each has made another one
+            del _remembered[key]
+        raise
 
 
 def _named(tensors: Tensors) -> list[tuple[str, Tensor]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from alq_hvd.engine.layout import Gradient, gradients_of
-from alq_hvd.errors import CallOrderError, ConfigurationError
+from alq_hvd.errors import CallOrderError, ConfigurationError, UnsupportedTensor
 
 PlaceOf = Callable[[Any], Any]
 
@@ -34,7 +34,14 @@ class Parameters:
 
         Raises:
             ConfigurationError: parameters were named, and these are others.
+            UnsupportedTensor: one is complex: a bucket shows a half of its gradient, as real numbers.
         """
+        complex_ones = [parameter for parameter in parameters if parameter.is_complex()]
+        if complex_ones:
+            raise UnsupportedTensor(
+                f"expected real parameters, got {len(complex_ones)} of dtype {complex_ones[0].dtype}: train with "
+                'method="none", or keep real and imaginary parts in parameters of their own'
+            )
         self._met = {id(parameter): parameter for parameter in parameters}
         kept = [(name, each) for name, each in self._in_order(parameters) if each.numel() >= self._min_elements]
         self.gradients = gradients_of(kept, self._place_of)

@@ -190,9 +190,12 @@ class ShardedCompression:
         Raises:
             StateError: the state is of other hops, or of another method, width or seed, or is damaged.
         """
-        held = {name: state.get(name) is not None for name in ("inside", "between")}
-        if held != {"inside": True, "between": self.between is not None}:
-            raise StateError(f"expected the state of {len(self._hops)} hops, as of state_dict(), got {held}")
+        if not isinstance(state, dict):
+            raise StateError(f"expected the result of state_dict(), got {type(state).__name__}")
+        expected = {"inside": True, "between": self.between is not None}
+        held = {name: state.get(name) is not None for name in expected}
+        if held != expected:
+            raise StateError(f"expected the state of these hops: {expected}, as of state_dict(), got {held}")
         self.inside.aggregator.load_state_dict(state["inside"])
         if self.between is not None:
             self.between.aggregator.load_state_dict(state["between"])
