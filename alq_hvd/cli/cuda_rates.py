@@ -17,7 +17,7 @@ import numpy as np
 
 from alq_hvd import backends
 from alq_hvd.cli import torch_eager
-from alq_hvd.cli.codec_rates import KEY, SLOW_ELEMENTS, TOGETHER, Rate, levels_of
+from alq_hvd.cli.codec_rates import KEY, SLOW_ELEMENTS, TOGETHER, Rate, levels_by_width, levels_of
 from alq_hvd.cli.counted_device import CountedDevice
 from alq_hvd.cli.resnet50 import resnet50_shapes
 from alq_hvd.codec.cuda_codec import CudaCodec
@@ -25,6 +25,7 @@ from alq_hvd.codec.cuda_device import CudaDevice, Device, Tensor
 from alq_hvd.codec.device_arrays import Parts
 from alq_hvd.errors import BackendUnavailable
 from alq_hvd.quantiser.config import QuantiserConfig
+from alq_hvd.quantiser.levels import MAXIMUM_BITS
 from alq_hvd.quantiser.record import RecordLayout, Stamp
 
 RANKS = (1, 4, 8)
@@ -89,7 +90,8 @@ def device_rates(device: Device, values: Any, bits: Sequence[int], bucket_size: 
             taken, host = seconds(work)
             rates.append(
                 Rate(
-                    *("cuda", operation, config.bits, records, elements, elements / taken),
+                    *("cuda", operation, int(config.budget or config.bits), records, elements, elements / taken),
+                    adaptive=config.budget is not None,
                     bucket_size=config.bucket_size if config.bucket_size != bucket_size else 0,
                     host_microseconds=1e6 * host,
                     rotate=config.rotate,
@@ -105,6 +107,8 @@ def device_rates(device: Device, values: Any, bits: Sequence[int], bucket_size: 
         rotated, eden = replace(plain, rotate=True), replace(plain, rotate=True, rounding="nearest")
         for config in (plain, rotated, eden):
             measure([values], config, RANKS)
+        for config in (plain, eden):
+            measure([values], replace(config, bits=MAXIMUM_BITS, budget=width), RANKS)
         for name, dtype in torch_types.items():
             measure([values.to(dtype)], plain, (1,), name)
         for config in (plain, rotated):
@@ -123,7 +127,7 @@ def _operations(
     Where many records are added, which is measured for float32 alone, encode is measured with a residual, too, and as
     one of ranks that round together, and decode_sum of a dithered record.
     """
-    levels = levels_of(config.bits)
+    levels = levels_of(config.bits) if config.budget is None else levels_by_width()
     elements = sum(int(part.numel()) for part in parts)
     layout, stamp = RecordLayout(elements, config), Stamp(levels.digest, 0, 0)
     yield "encode", 1, lambda: codec.encode(parts, layout, levels, KEY, stamp)

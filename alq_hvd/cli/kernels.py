@@ -6,7 +6,11 @@ The jobs look for them where the environment variable ALQ_HVD_KERNELS says.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import re
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from alq_hvd.cli import Subparsers
@@ -25,6 +29,7 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="DIR", help=f"folder (default: {cache_folder()})")
     parser.add_argument("--bits", default="2,3,4,8", metavar="LIST", help="bits of a code (default: %(default)s)")
     parser.add_argument("--dtype", default=",".join(DTYPES), metavar="LIST", help="of gradients (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes that compile (default: one a core)")
     return parser
 
 
@@ -35,11 +40,16 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError(f"arch: expected sm_ and a compute capability, such as sm_90, got {args.arch!r}")
     folder: Path = args.output or cache_folder()
     names = cuda_names.every(parsed_bits(args.bits), parsed_dtypes(args.dtype))
-    for number, name in enumerate(names, 1):
-        file = compiled(name, capability.group(1), folder)
-        if file.parent != folder:
-            raise ConfigurationError(f"output: expected a folder that can be written, got {folder}")
-        print(f"{number}/{len(names)} {name}", flush=True)
+    jobs = len(os.sched_getaffinity(0)) if args.jobs is None else args.jobs
+    if jobs < 1:
+        raise ConfigurationError(f"jobs: expected at least 1, got {jobs}")
+    compile_one = partial(compiled, capability=capability.group(1), folder=folder)
+    if compile_one(names[0]).parent != folder:  # before others are begun: each would be compiled for nothing
+        raise ConfigurationError(f"output: expected a folder that can be written, got {folder}")
+    # The compiler takes one lock for all threads of a process. Forked processes have imported everything already.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as processes:
+        for number, (name, _) in enumerate(zip(names, processes.map(compile_one, names), strict=True), 1):
+            print(f"{number}/{len(names)} {name}", flush=True)
     print(f"{len(names)} kernels for {args.arch} are in {folder}.")
     if args.output:
         print(f"Start jobs with: export {VARIABLE}={folder.resolve()}")

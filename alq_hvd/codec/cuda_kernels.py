@@ -65,7 +65,7 @@ def compiled(name: str, capability: str, folder: Path) -> Path:
     """Return the file of the machine code of the kernel ``name``, compiled unless ``folder`` has it.
 
     The file's name holds a digest of everything that its content depends on, and the symbol to look up in it. One
-    process at a time compiles into a folder: the ranks of a node wait for the first of them, and find what it made.
+    process at a time compiles a kernel: the ranks of a node wait for the first of them, and find what it made.
 
     Args:
         name: a kernel of ``cuda/codec.cu`` with its template arguments.
@@ -83,7 +83,7 @@ def compiled(name: str, capability: str, folder: Path) -> Path:
     if found:
         return found
     try:
-        with _only_compiler(folder):
+        with _only_compiler(folder, key):
             return _kept(folder, key) or _write(folder, key, *_compile(nvrtc, name, capability))
     except OSError as problem:
         _logger.warning("%s: kernels are compiled again by every process (%s)", folder, problem)
@@ -122,12 +122,17 @@ def _kept(folder: Path, key: str) -> Path | None:
 
 
 @contextmanager
-def _only_compiler(folder: Path) -> Iterator[None]:
-    """Wait until no other process compiles into ``folder``; where the file system has no locks, compile beside it."""
+def _only_compiler(folder: Path, key: str) -> Iterator[None]:
+    """Wait until no other process compiles this kernel; where the file system has no locks, compile beside it.
+
+    Each kernel has a byte of one file as its lock, which need not be there to be locked. Locks of open files, not of
+    processes, also keep threads apart.
+    """
     _make(folder)
+    byte = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, int(key[:15], 16), 1, 0)
     with open(folder / "lock", "a") as lock:
         with suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.fcntl(lock, fcntl.F_OFD_SETLKW, byte)
         yield
 
 

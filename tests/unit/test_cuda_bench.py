@@ -59,7 +59,13 @@ def test_rows_of_the_benchmark(rates: list[Rate]) -> None:
     ]
     assert all(rate.host_microseconds == pytest.approx(rate.microseconds / 2) for rate in rates)
     assert [rate.launches for rate in others] == [2, 2, 3, 2]
-    rates = [rate for rate in rates if not rate.bucket_size]
+    adaptive = [rate for rate in rates if rate.adaptive]
+    assert {(rate.operation, rate.ranks, rate.rounding) for rate in adaptive} == {
+        *((name, ranks, rounding) for name, ranks in operations for rounding in ("stochastic", "nearest")),
+        *((name, 1, "stochastic") for name in drawn),
+    }
+    assert all(rate.bits == 3 for rate in adaptive)
+    rates = [rate for rate in rates if not rate.bucket_size and not rate.adaptive]
     rows = [(r.operation, r.ranks, r.rotate, r.rounding, r.dtype, r.tensors) for r in rates]
     assert len(rows) == len(expected) and set(rows) == expected
     assert all(rate.elements == (805 if rate.tensors == 3 else 3000) for rate in rates)

@@ -82,7 +82,7 @@ def test_the_benchmark_says_what_is_missing(machine: dict[str, str]) -> None:
 def test_anything_else_is_refused(machine: dict[str, str]) -> None:
     done = run(machine, "everything")
     assert done.returncode == 2
-    assert "expected test or bench, got everything" in done.stderr
+    assert "expected test, bench or sanitize, got everything" in done.stderr
 
 
 @pytest.mark.skipif(shutil.which("python3.12") is None, reason="needs a Python 3.12")
