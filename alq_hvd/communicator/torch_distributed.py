@@ -14,11 +14,13 @@ import numpy as np
 from alq_hvd import backends
 from alq_hvd.communicator import leaving
 from alq_hvd.communicator.base import DEFAULT_TIMEOUT, SECOND_LANE, Arrived, Payload, Pending, Result, timed_out
-from alq_hvd.communicator.torch_members import Members, serves_hosts
+from alq_hvd.communicator.torch_members import Members
 from alq_hvd.errors import BackendUnavailable, CommunicationTimeout, ConfigurationError
 
 Tensor = Any
 """A torch.Tensor of bytes, torch.uint8[n]; torch is imported in one place only."""
+_SUMS = 2
+"""The lane of exact sums."""
 _LACKS = ("does not support", "No backend type associated")
 """What torch says of a collective that a backend does not have, and of memory that a group has no backend for."""
 
@@ -26,10 +28,10 @@ _LACKS = ("does not support", "No backend type associated")
 class TorchCommunicator:
     """Move bytes with the collectives of torch.distributed; see ``Communicator``.
 
-    torch pairs collectives by the order in which each rank starts them, and not by name. So there are two lanes, each a
+    torch pairs collectives by the order in which each rank starts them, and not by name. So there are lanes, each a
     Gloo process group of our own: one for collectives whose place in the order of the program is the same on every
-    rank, and one for those that follow when something has arrived, which is at another time on each rank. Tensors of a
-    GPU travel over the process group itself, which must have NCCL.
+    rank, one for those that follow when something has arrived, which is at another time on each rank, and one for
+    exact sums of the host's memory. Tensors of a GPU travel over the process group itself, which must have NCCL.
 
     All ranks must agree on: the order of the collectives within each lane. Fusion groups must be started in the same
     order on every rank; what records say of themselves (step, group, sender) proves that they were.
@@ -151,28 +153,22 @@ class TorchCommunicator:
         )
 
     def allreduce(self, tensor: Tensor, name: str, collect: Callable[[], Result]) -> Started[Result]:
-        """Start to add ``tensor`` up in place, over the process group itself; all ranks in one order.
+        """Start to add ``tensor`` up in place; all ranks in one order.
 
-        A group that has NCCL alone cannot carry tensors of the host: those take a third lane.
+        A GPU's over the process group itself; the host's over a lane, for a group that has NCCL alone cannot carry it.
         """
-        if not tensor.is_cuda and not serves_hosts(self.world):
-            return self.start(lambda: self._lane(name, 2).allreduce([tensor]), name, collect)
-        return self.start(lambda: self._dist.all_reduce(tensor, group=self.world, async_op=True), name, collect)
+        if tensor.is_cuda:
+            return self.start(lambda: self._dist.all_reduce(tensor, group=self.world, async_op=True), name, collect)
+        lane = self._lane(name, _SUMS)
+        return self.start(lambda: lane.allreduce([tensor]), name, collect)
 
     def _lane(self, name: str, number: int | None = None) -> Any:
         """Return what carries the collective ``name``."""
-        members = self._members
-        if not members.lanes:
-            count = 2 if serves_hosts(self.world) else 3  # at once: each rank first uses the second at another time
-            stores = [members.store_for(f"lane {each}") for each in range(count)]
-            limit = timedelta(seconds=self.timeout)
-            try:
-                for store in stores:
-                    members.lanes.append(self._dist.ProcessGroupGloo(store, members.rank, members.size, limit))
-            except RuntimeError as error:
-                members.lanes.clear()
-                raise self.failed(name, error) from error
-        return members.lanes[name.endswith(SECOND_LANE) if number is None else number]
+        try:
+            lanes = self._members.lanes(self.timeout)
+        except RuntimeError as error:
+            raise self.failed(name, error) from error
+        return lanes[name.endswith(SECOND_LANE) if number is None else number]
 
     def failed(self, name: str, error: Exception) -> CommunicationTimeout:
         """Return the error for a collective that torch gave up, or that took too long."""

@@ -88,7 +88,7 @@ def groups_of_ranks(rank: int) -> dict[str, Callable[[], Any]]:
     return {
         "ddp, group without this rank": lambda: step(hooked(state(process_group=others))),
         "ddp, one rank not in its group": lambda: step(hooked(state(process_group=mixed, timeout=LEFT_ALONE))),
-        "ddp, no all-reduce": lambda: step(hooked(state("none", process_group=lacking))),
+        "ddp, no all-reduce: a lane has it": lambda: step(hooked(state("none", process_group=lacking))),
         "ddp, no store": lambda: step(hooked(state(process_group=storeless))),
         "plain, group without this rank": lambda: average(others),
         "plain, no store": lambda: average(storeless),
