@@ -32,7 +32,7 @@ test-cluster: setup ## Run the tests on several pretend hosts with a real Slurm;
 test-horovod: setup ## Run Horovod's own tests and examples with compressors of ours (docs/reference/horovod-tests.md). ARGS=... is passed on.
 	@$(PYTHON_ENV) -m tests.upstream.run $(ARGS)
 
-test-wheel: setup ## Build the wheel and train from it in an empty environment without Horovod and MPI.
+test-wheel: setup ## Build the wheel, check what it holds, and train from it in an empty environment without Horovod and MPI.
 	@./tests/wheel.sh
 
 test-matrix: setup ## Build and test the wheel with every supported Python that this machine has. ARGS="--torch 2.4.1" adds a PyTorch.

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Build the wheel, install it into an empty environment that has torch and neither Horovod nor MPI, and train there.
+# Build the wheel, look at what is in it, install it into an empty environment that has torch and neither Horovod nor MPI,
+# and train there on two ranks, under DDP and under FSDP2. Takes a minute or two, most of it the compiler's.
 # --no-index instead of the network: what the wheel needs is lent from the environment of this checkout.
 set -euo pipefail
 
@@ -11,6 +12,9 @@ trap 'rm -rf "$work"' EXIT
 mkdir "$work/source" "$work/lent"
 git -C "$root" archive HEAD | tar -x -C "$work/source"
 "$python" -m pip wheel -q "$work/source" --no-deps --no-build-isolation -w "$work/dist"
+# setup.py compiled into $work/source: the build's own files are no part of the checkout.
+git -C "$root" archive --prefix=checkout/ HEAD alq_hvd | tar -x -C "$work"
+"$python" "$root/tests/support/wheel_contents.py" "$work"/dist/*.whl "$work/checkout"
 "$python" -m venv "$work/empty"
 site=$("$python" -c 'import numpy, pathlib; print(pathlib.Path(numpy.__file__).parents[1])')
 for name in numpy numpy.libs scipy scipy.libs torch torchgen functorch typing_extensions.py sympy mpmath networkx jinja2 \
@@ -22,8 +26,11 @@ done
 library=$("$work/empty/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 echo "$work/lent" >"$library/lent.pth"
 
+# Programs outside the checkout, which is on no path: they can only find the wheel.
+cp "$work/source/examples/ddp_minimal.py" "$work/source/examples/fsdp_minimal.py" "$work"
 cd "$work"
 unset PYTHONPATH
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 "$work/empty/bin/python" - <<'END'
 import importlib.util
 from pathlib import Path
@@ -37,7 +44,10 @@ from alq_hvd.codec.choice import choose_codec
 
 print("codec:", type(choose_codec("native")).__name__)
 END
-"$work/empty/bin/python" -m torch.distributed.run --standalone --nproc-per-node=2 "$root/examples/ddp_minimal.py" | tail -n 1
+for program in ddp_minimal fsdp_minimal; do
+    echo "$program: $(timeout 200 "$work/empty/bin/python" -m torch.distributed.run --standalone --nproc-per-node=2 \
+        "$program.py" | tail -n 1)"
+done
 { "$work/empty/bin/alq-hvd" doctor || true; } | tee doctor.txt | grep 'Front end'
 grep -q 'Front end DDP: can run' doctor.txt
 echo "The wheel works without Horovod and MPI."

@@ -10,8 +10,11 @@ from pathlib import Path
 import yaml
 
 from alq_hvd.version import __version__
+from tests.support.wheel_contents import COMPILED, LARGEST, trouble
 
 ROOT = Path(__file__).parents[2]
+KEPT = (".py", ".typed", ".cu", ".cuh", ".h", ".j2", ".css", ".in")
+"""How the names of files end that an installed package needs."""
 
 
 def test_the_version_to_cite_is_that_of_the_package() -> None:
@@ -50,3 +53,17 @@ def test_every_make_target_is_phony() -> None:
     targets = set(re.findall(r"^([a-z-]+):", text, re.MULTILINE))
     phony = set(re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)[0].split())
     assert targets == phony
+
+
+def test_a_wheel_that_lacks_a_file_or_holds_another_is_told() -> None:
+    source = [path.relative_to(ROOT).as_posix() for path in (ROOT / "alq_hvd").rglob("*") if path.suffix in KEPT]
+    whole = [*source, *(f"alq_hvd/{name}.cpython-311.so" for name in COMPILED), "alq_hvd-0.1.0.dist-info/METADATA"]
+    kernel = "alq_hvd/codec/cuda/codec.cu"
+    for names, size, told in (
+        (whole, LARGEST, []),
+        ([name for name in whole if name != kernel], 1, [f"missing: {kernel}"]),
+        ([name for name in whole if "_shield." not in name], 1, ["missing: alq_hvd/checkpoint/_shield.*.so"]),
+        ([*whole, "tests/conftest.py"], 1, ["does not belong there: tests/conftest.py"]),
+        (whole, LARGEST + 1, [f"too large: expected at most {LARGEST:,} bytes, got {LARGEST + 1:,}"]),
+    ):
+        assert trouble(names, source, size) == told
