@@ -90,11 +90,13 @@ class Checkpoint:
             position: plain values from which the data loader goes on; rank 0's is kept.
 
         Raises:
-            StateError: on every rank, when the state of one holds something that could not be read back.
+            StateError: on every rank, when the state of one holds something that could not be read back, or the model
+                is sharded.
             CheckpointError: on every rank, when rank 0 could not write.
         """
 
         def pack_own() -> bytes:
+            _require_whole(self._model)
             own = {
                 "buffers": dict(self._model.named_buffers()),
                 "random": random_state.capture(),
@@ -211,6 +213,16 @@ class Checkpoint:
         if answer[:1] == _FAILED:
             raise CheckpointError(f"rank {_CHIEF}: {answer[1:].decode()}") from cause
         return answer[1:]
+
+
+def _require_whole(model: Any) -> None:
+    """Refuse a model of which each rank has another part: rank 0's would come back on all."""
+    sharded = [name for name, each in model.named_parameters() if hasattr(each, "full_tensor")]  # a DTensor
+    if sharded:
+        raise StateError(
+            f"{sharded[0]}: expected parameters that every rank has whole, got one that is spread over ranks: save the "
+            "model with torch.distributed.checkpoint, and the compression's state_dict() beside it"
+        )
 
 
 def _tell(error: Exception) -> str:

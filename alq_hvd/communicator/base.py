@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from alq_hvd.communicator import leaving
 from alq_hvd.errors import CommunicationTimeout
 
 Payload = npt.NDArray[np.uint8]
@@ -133,13 +134,14 @@ class Arrived(Generic[Result]):
 
 
 def timed_out(what: str, timeout: float, cause: str = "") -> CommunicationTimeout:
-    """Return the error for a collective that did not complete.
+    """Return the error for a collective that did not complete, and see to it that it can end the program.
 
     Args:
         what: is waited for, on which rank.
         timeout: seconds.
         cause: what the transport says.
     """
+    leaving.in_time()
     return CommunicationTimeout(
         f"{what}: not complete after {timeout:g} s{cause and f' or given up ({cause})'}. A rank died, left the loop "
         "early, or was started without this compression: look at the other ranks' logs; raise `timeout` if they were "

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import signal
 import sys
 
 GRACE = 30.0
 """Seconds that libraries get to end after an error that nobody has caught."""
+_LATER = 1.0
+"""Seconds by which the way without a word comes after the one that says where the process was."""
 _STDERR = 2
 
 
@@ -22,6 +25,11 @@ def in_time() -> None:
 
 
 def _limit() -> None:
-    """End the process after a while, with status 1 and a line that says where it was; works without the interpreter."""
+    """End the process after a while, with status 1 and a line that says where it was, or else with a signal.
+
+    The interpreter's end takes faulthandler's limit away; the kernel's alarm stays.
+    """
     if hasattr(sys, "last_value"):  # Python has shown an error that ends the program
         faulthandler.dump_traceback_later(GRACE, exit=True, file=_STDERR)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, GRACE + _LATER)

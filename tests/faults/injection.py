@@ -9,20 +9,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-FRONT_ENDS = ("horovod", "mpi", "ddp")
-"""Horovod over Gloo, Horovod over MPI, and DDP over Gloo."""
+FRONT_ENDS = ("horovod", "mpi", "ddp", "fsdp", "plain", "plain-mpi")
+"""Horovod over Gloo, Horovod over MPI, DDP and FSDP over Gloo, plain calls over Gloo and over MPI."""
 PHASES = {
-    "first agreement": ".options",
-    "who takes part": ".attendance",
-    "first shot": ".shot0",
-    "second shot": ".shot1",
-    "fit of levels": ".statistics",
-    "broadcast of levels": ".levels",
-    "checkpoint is saved": "checkpoint.packed",
-    "checkpoint is restored": "checkpoint.chief",
-    "shutdown": "",
+    "first agreement": (".options",),
+    "who takes part": (".attendance", ".call"),
+    "first shot": (".shot0",),
+    "second shot": (".shot1",),
+    "fit of levels": (".statistics",),
+    "broadcast of levels": (".levels",),
+    "checkpoint is saved": ("checkpoint.packed",),
+    "checkpoint is restored": ("checkpoint.chief",),
+    "shutdown": (),
 }
-"""Places, and a part of the names of the collectives there."""
+"""Places, and parts of the names of the collectives there."""
 FAULTS = ("killed", "exits", "raises", "memory", "stopped", "asleep", "late", "damages")
 LAG = 1.5
 """Seconds by which a rank is late that lags."""
@@ -64,8 +64,7 @@ class Injection:
 
     def at(self, name: str) -> bool:
         """Go wrong if ``name`` is that of a collective, or of a place, of the phase; return whether it was."""
-        wanted = PHASES[self.phase]
-        if self.armed and not self.done and (name == self.phase or (wanted and wanted in name)):
+        if self.armed and not self.done and (name == self.phase or any(part in name for part in PHASES[self.phase])):
             self.done = True
             print(f"injected: {self.fault} at {self.phase} ({name})", file=sys.stderr, flush=True)
             go_wrong(self.fault)

@@ -1,10 +1,10 @@
 """Let one rank of three go wrong in every way at every place of a training, and see how the others end.
 
-    python -m tests.faults.run                          # writes benchmarks/results/faults.json; half an hour
+    python -m tests.faults.run                          # writes benchmarks/results/faults.json; an hour
     python -m tests.faults.run --front-end ddp --fault killed --phase "second shot"
     python -m tests.faults.run --cell "horovod/first shot/late" --cell "ddp/shutdown/exits" --output some.json
 
-Ranks are forks of one process, so that no launcher ends the others when one of them has gone; under ``mpi`` mpirun
+Ranks are forks of one process, so that no launcher ends the others when one of them has gone; over MPI mpirun
 starts them. A survivor must finish, or end by itself with an error that says what it has waited for.
 """
 
@@ -33,6 +33,8 @@ _ERROR = re.compile(r"(?:\[rank\d\]: )?((?:[\w]+\.)*(\w*(?:Error|Timeout|Mismatc
 _TAG = re.compile(r"\[1,(\d+)\]<std(?:out|err)>:")
 SAYS = ("CommunicationTimeout", "HorovodInternalError", "StateError", "CheckpointError", "WireFormatError")
 """Errors of which each tells a survivor that it has waited for another rank, or that another rank could not."""
+OF_FSDP = "gloo/transport"
+"""What torch's own error has in it where FSDP itself, which gathers parameters, has waited for another rank."""
 
 
 def main() -> int:
@@ -47,12 +49,13 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=8.0, help="of the compression (default: %(default)g)")
     parser.add_argument("--jobs", type=int, default=3, help="worlds at once (default: %(default)d)")
     parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--rank", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--rank", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.rank:
         from tests.faults.training import train
 
-        train("horovod", args.rank[0], args.rank[1], Path(args.rank[2]), args.timeout)
+        front_end, phase, fault, folder = args.rank
+        train(front_end, phase, fault, Path(folder), args.timeout)
         return 0
     grid = [
         (front_end, phase, fault)
@@ -68,10 +71,17 @@ def main() -> int:
 
 
 def possible(front_end: str, phase: str, fault: str) -> bool:
-    """Return whether there is such a cell: DDP asks nobody whether it takes part, and records alone have checks."""
-    if fault == "damages":
-        return phase in ("first shot", "second shot")
-    return (front_end, phase) != ("ddp", "who takes part")
+    """Return whether there is such a cell.
+
+    Records alone have checks. DDP and FSDP ask nobody whether it takes part; FSDP has one shot, and another checkpoint.
+    """
+    absent = {
+        "ddp": ("who takes part",),
+        "fsdp": ("who takes part", "second shot", "checkpoint is saved", "checkpoint is restored"),
+    }
+    if phase in absent.get(front_end, ()):
+        return False
+    return fault != "damages" or phase in ("first shot", "second shot")
 
 
 def try_all(cells: list[tuple[str, str, str]], timeout: float, jobs: int) -> list[dict[str, Any]]:
@@ -98,7 +108,7 @@ def try_all(cells: list[tuple[str, str, str]], timeout: float, jobs: int) -> lis
         pid, _ = os.wait()
         outcomes.append(json.loads((running.pop(pid) / "outcome.json").read_text()))
         one = outcomes[-1]
-        print(f"{'WRONG' if one['wrong'] else 'ok':6}{one['front_end']:8} {one['fault']:8} {one['phase']:24} "
+        print(f"{'WRONG' if one['wrong'] else 'ok':6}{one['front_end']:9} {one['fault']:8} {one['phase']:24} "
               f"{one['seconds']:5.1f} s  {one['wrong'] or one['survivors']}", flush=True)  # fmt: skip
     shutil.rmtree(folder)
     order = {cell: number for number, cell in enumerate(cells)}
@@ -110,11 +120,13 @@ def try_one(front_end: str, phase: str, fault: str, timeout: float, folder: Path
     from tests.faults import worlds
     from tests.faults.training import RANKS, VICTIM, train
 
-    if front_end == "mpi":
-        ended = mpirun(phase, fault, timeout, folder)
-    else:
-        ended = worlds.fork(front_end, RANKS, partial(train, front_end, phase, fault, folder, timeout), LIMIT, folder)
     survivors = [rank for rank in range(RANKS) if rank != VICTIM or fault in ("late", "raises", "memory", "damages")]
+    over_mpi = front_end in ("mpi", "plain-mpi")
+    if over_mpi:
+        ended = mpirun(front_end, phase, fault, timeout, folder)
+    else:
+        program = partial(train, front_end, phase, fault, folder, timeout)
+        ended = worlds.fork(front_end, RANKS, survivors, program, LIMIT, folder)
     told = [tell(ended[rank].status, ended[rank].output) for rank in survivors]
     hangs = [rank for rank in survivors if ended[rank].status is None]
     others = [text for rank, text in zip(survivors, told, strict=True) if rank != VICTIM]
@@ -122,14 +134,15 @@ def try_one(front_end: str, phase: str, fault: str, timeout: float, folder: Path
     if not any("injected" in each.output for each in ended):
         wrong = f"nothing went wrong: {ended[VICTIM].output[-500:]}"
     elif hangs:
-        wrong = f"ranks {hangs} hang: {[ended[rank].output[-1500:] for rank in hangs]}"
+        wrong = f"ranks {hangs} hang: {[_of_no_machine(ended[rank].output[-1500:]) for rank in hangs]}"
     elif fault == "late" and set(told) != {"finished"}:
         wrong = f"a rank that is late costs the run: {told}"
     elif phase != "shutdown" and fault != "late":
-        silent = [text for text in others if not any(name in text for name in SAYS)]
+        says = (*SAYS, OF_FSDP) if front_end == "fsdp" else SAYS
+        silent = [text for text in others if not any(name in text for name in says)]
         if fault == "damages" and not any("WireFormatError" in text for text in told):
             wrong = f"nobody notices the damage: {told}"
-        elif silent and not (front_end == "mpi" and any(text.startswith("ended by mpirun") for text in silent)):
+        elif silent and not (over_mpi and any(text.startswith("ended by mpirun") for text in silent)):
             wrong = f"a survivor does not say why: {silent}"
     return {
         "front_end": front_end,
@@ -139,6 +152,13 @@ def try_one(front_end: str, phase: str, fault: str, timeout: float, folder: Path
         "survivors": sorted({re.sub(r"rank \d", "rank r", text) for text in others}),
         "wrong": wrong,
     }
+
+
+def _of_no_machine(text: str) -> str:
+    """Return a traceback without the folders in which this project and Python lie."""
+    for folder in (ROOT, sys.prefix, sys.base_prefix):
+        text = text.replace(f"{folder}/", "")
+    return text
 
 
 def tell(status: int | None, output: str) -> str:
@@ -153,12 +173,12 @@ def tell(status: int | None, output: str) -> str:
     return "ended by mpirun" if status == -signal.SIGTERM else f"status {status}"
 
 
-def mpirun(phase: str, fault: str, timeout: float, folder: Path) -> list[Any]:
+def mpirun(front_end: str, phase: str, fault: str, timeout: float, folder: Path) -> list[Any]:
     """Run the ranks under mpirun, which ends them all once one has failed."""
     from tests.faults.training import RANKS
     from tests.faults.worlds import Ended
 
-    own = ["-m", "tests.faults.run", "--timeout", str(timeout), "--rank", phase, fault, str(folder)]
+    own = ["-m", "tests.faults.run", "--timeout", str(timeout), "--rank", front_end, phase, fault, str(folder)]
     start = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--tag-output", "-np", str(RANKS), sys.executable]
     variables = {**os.environ, "OMPI_MCA_mpi_yield_when_idle": "1", "PYTHONUNBUFFERED": "1"}
     began = time.monotonic()

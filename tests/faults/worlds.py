@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +27,13 @@ class Ended:
     output: str
 
 
-def fork(front_end: str, ranks: int, program: Callable[[], None], limit: float, folder: Path) -> list[Ended]:
+def fork(
+    front_end: str, ranks: int, survivors: Sequence[int], program: Callable[[], None], limit: float, folder: Path
+) -> list[Ended]:
     """Run ``program()`` in forks with the environment that a launcher would give each; return how each has ended.
 
-    A fork goes on to the ordinary end of its interpreter, with all that libraries do there.
+    A fork goes on to the ordinary end of its interpreter, with all that libraries do there. Once all ``survivors``
+    have ended, or after ``limit`` seconds, what still runs is killed.
     """
     began, pids = time.monotonic(), []
     environments = _horovod(ranks) if front_end == "horovod" else _torch(ranks)
@@ -53,12 +56,12 @@ def fork(front_end: str, ranks: int, program: Callable[[], None], limit: float, 
                 done, status = os.waitpid(pid, os.WNOHANG)
                 if done:
                     ended[rank] = os.waitstatus_to_exitcode(status), time.monotonic() - began
-        if time.monotonic() - began > limit:
+        if time.monotonic() - began > limit or all(rank in ended for rank in survivors):
             for rank, pid in enumerate(pids):
                 if rank not in ended:
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
-                    ended[rank] = None, limit
+                    ended[rank] = None, time.monotonic() - began
         time.sleep(0.01)
     return [Ended(*ended[rank], (folder / f"{rank}.log").read_text(errors="replace")) for rank in range(ranks)]
 

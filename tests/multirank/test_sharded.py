@@ -103,6 +103,7 @@ def test_what_can_not_be_served_is_refused_on_every_rank(outcomes: Any) -> None:
         "integers": "UnsupportedTensor: rank ",
         "dtypes": "ConfigurationError: model: expected parameters of one dtype, got torch.bfloat16, torch.float32",
         "parameter groups": "ConfigurationError: 0: expected one parameter group, got 2",
+        "checkpoint": "StateError: rank 0: 0.weight: expected parameters that every rank has whole",
         "meshes": "ConfigurationError: model: expected one mesh for all its modules",
     }
     for rank, outcome in enumerate(outcomes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -107,3 +108,23 @@ def test_a_process_that_can_not_leave_horovod_ends() -> None:
         )  # fmt: skip
         assert done.returncode == 1, done.stderr
         assert text in done.stderr
+
+
+def test_a_process_that_waits_after_the_end_of_the_interpreter_ends_as_well() -> None:
+    """As mpi4py's does, in MPI_Finalize, for a rank that does not answer."""
+    stuck = """
+        import ctypes
+        from alq_hvd.communicator import leaving
+        from alq_hvd.communicator.base import timed_out
+
+        leaving.GRACE = leaving._LATER = 0.3
+        pause = ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p)
+        assert ctypes.pythonapi.Py_AtExit(pause) == 0
+        raise timed_out("a collective", 1.0)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(stuck)], cwd=ROOT, capture_output=True, text=True, timeout=90,
+        check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGALRM, done.stderr
+    assert "CommunicationTimeout: a collective" in done.stderr

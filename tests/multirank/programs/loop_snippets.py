@@ -95,7 +95,7 @@ def main() -> int:
     folder, front_end = Path(sys.argv[1]), sys.argv[2]
     if front_end == "horovod":
         import horovod.torch  # noqa: F401
-    ended = fork(front_end, RANKS, partial(one_rank, front_end, folder), 280, folder)
+    ended = fork(front_end, RANKS, range(RANKS), partial(one_rank, front_end, folder), 280, folder)
     for rank, each in enumerate(ended):
         if "finished" not in each.output:
             print(f"rank {rank}: {each.status}\n{each.output[-3000:]}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 import alq_hvd
+from alq_hvd.checkpoint import Checkpoint
+from alq_hvd.communicator.torch_distributed import TorchCommunicator
 
 WIDTH, CLASSES = 256, 4
 
@@ -221,6 +224,11 @@ def refusals(line: Any, grid: Any) -> dict[str, str]:
     fully_shard(meshes[0], mesh=line)
     fully_shard(meshes[1], mesh=grid)
     told["meshes"] = refusal(compress, meshes, bits=4)
+    with tempfile.TemporaryDirectory() as folder:
+        optimizer = torch.optim.SGD(made.parameters())
+        ranks = TorchCommunicator(timeout=60)
+        checkpoint = Checkpoint(folder, model=made, optimizer=optimizer, communicator=ranks)
+        told["checkpoint"] = refusal(checkpoint.save, 1, {})
     return told
 
 
