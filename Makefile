@@ -5,7 +5,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test compilers kernels test-cluster test-horovod test-wheel test-matrix test-gpu fuzz bench-gpu lint bench \
-	bench-exchange docs docs-look clean
+	bench-exchange evidence docs docs-look clean
 
 help: ## Show these lines.
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -13,7 +13,7 @@ help: ## Show these lines.
 setup: ## Install everything: system packages, .venv, PyTorch, Horovod, alq_hvd. Quick when nothing changed.
 	@./launch/setup.sh
 
-demo: setup ## Train on real images with 4 ranks (fp32, fp16, ALQ at 3 bits, EDEN at 2) and compare. ARGS=... is passed on.
+demo: setup ## Train on images and text with 4 ranks, from fp32 down to a mean of 1 bit, and compare. ARGS=... is passed on.
 	@$(PYTHON_ENV) examples/demo.py $(ARGS)
 
 test: setup compilers ## Run all tests that need neither a GPU nor a cluster. ARGS="-k name" is passed on to pytest.
@@ -54,13 +54,16 @@ bench-gpu: setup ## Measure the GPU codec; the figures go to benchmarks/results/
 	@$(PYTHON_ENV) benchmarks/codec.py --device cuda $(ARGS)
 
 bench: setup ## Run every program in benchmarks/; each writes its figures to benchmarks/results/.
-	@failed=; for script in $$(grep -l "__main__" benchmarks/*.py); do \
+	@failed=; for script in $$(grep -l "__main__" benchmarks/*.py | grep -v benchmarks/rerun.py); do \
 		echo "== $$script"; $(PYTHON_ENV) "$$script" $(ARGS) || failed="$$failed $$script"; done; \
 		test -z "$$failed" || { echo "did not measure:$$failed (reasons above)"; exit 1; }
 
 bench-exchange: setup ## Measure every exchange and stock Horovod on shaped links between namespaces (root). ARGS=... is passed on.
 	@$(PYTHON_ENV) benchmarks/exchange.py $(ARGS)
 	@$(PYTHON_ENV) benchmarks/exchange.py --auto $(ARGS)
+
+evidence: setup ## Measure every figure of the page of evidence anew, and write the page; goes on when cut. ARGS="--list", "--only rate".
+	@$(PYTHON_ENV) benchmarks/rerun.py $(ARGS)
 
 docs: setup ## Build the documentation as HTML pages in docs/_build/html, which need no network to be read.
 	@$(PYTHON_ENV) -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html

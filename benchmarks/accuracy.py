@@ -68,8 +68,11 @@ def training(args: argparse.Namespace, *more: str) -> argparse.Namespace:
 def of_seed(seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the result of every run from one seed."""
     options = training(args, "--seed", str(seed), "--output", str(args.records / f"seed{seed}"))
-    options.runs = args.runs
-    return [finished(run, options) or demo.train(run, options, place) for place, run in enumerate(args.runs, start=1)]
+    options.runs, options.text_runs = args.runs, []
+    return [
+        finished(run, options) or demo.train(demo.on_images(run, options), options, place)
+        for place, run in enumerate(args.runs, start=1)
+    ]
 
 
 def finished(run: demo.Run, options: argparse.Namespace) -> dict[str, Any] | None:

@@ -10,9 +10,6 @@ repeated, so a benchmark that was cut goes on. Writes benchmarks/results/frontie
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import socket
 import statistics
 import sys
 from collections.abc import Sequence
@@ -22,12 +19,11 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from alq_hvd.machine import describe  # noqa: E402
-from benchmarks.network.launch import JobFailed, run_ranks, torch_variables  # noqa: E402
+from benchmarks.network.launch import JobFailed  # noqa: E402
+from benchmarks.training.launch import last_losses, outcome, store  # noqa: E402
 from benchmarks.training.ways import FORM, Way  # noqa: E402
 
 RANKS = 4
-TIMEOUT = 3600
 WAYS = (
     *("fp32", "fp16", "alq:3", "alq:2", "eden:3", "eden:2", "eden:1"),
     *(f"eden:{bits}:adaptive" for bits in ("3", "2", "1.5", "1", "0.75")),
@@ -59,12 +55,9 @@ def main() -> int:
         return 1
     rows = [row(way, [of_seed[way] for of_seed in runs]) for way in args.ways]
     print(as_text(rows, args.seeds))
-    machine = describe()
-    machine.pop("host", None)
     described = {"task": args.task, "ranks": RANKS, "steps": steps, "batch": BATCH[args.task], "seeds": args.seeds}
-    output.write_text(json.dumps({"training": described, "machine": machine, "rows": rows}, indent=1) + "\n")
     picture(rows, args.task, output.with_suffix(".png"))
-    print(f"kept in {output} and {output.with_suffix('.png')}")
+    store(described, rows, output)
     return 0
 
 
@@ -75,45 +68,20 @@ def run(way: str, seed: int, task: str, steps: int, records: Path) -> dict[str, 
         JobFailed: a rank failed, or ranks ended with other weights.
     """
     file = records / f"{task}-{steps}-{way.replace(':', '-')}-{seed}.json"
-    if file.exists():
-        stored: dict[str, Any] = json.loads(file.read_text())
-        return stored
     job = {"task": task, "ways": [way], "seed": seed, "steps": steps, "batch": BATCH[task], "exchange": "two_shot"}
     job["every"] = max(steps // 10, 1)
-    command = [sys.executable, str(ROOT / "benchmarks" / "training" / "rank.py"), json.dumps(job)]
-    port = free_port()
-    variables = [torch_variables(rank, RANKS, "127.0.0.1", "lo", port) for rank in range(RANKS)]
-    outputs = [json.loads(text.splitlines()[-1])[way] for text in run_ranks([command] * RANKS, variables, TIMEOUT)]
-    if len({output["digest"] for output in outputs}) != 1:
-        raise JobFailed(f"{way}, seed {seed}: expected equal weights on all ranks, got others")
-    outcome: dict[str, Any] = outputs[0]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(outcome))
-    print(f"{task}, {way}, seed {seed}: loss {outcome['curve'][-1]['loss']:.4f}, "
-          f"{outcome['bytes_per_step']:,.0f} bytes a step", flush=True)  # fmt: skip
-    return outcome
-
-
-def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    return outcome(job, RANKS, file)
 
 
 def row(way: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return one way over all seeds."""
-    losses = [each["curve"][-1]["loss"] for each in runs]
-    spread = statistics.stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
     sent = statistics.mean(each["bytes_per_step"] for each in runs)
     ring = 2 * (RANKS - 1) / RANKS
     return {
         "way": way,
         "bytes_per_step": sent,
         "bits_per_coordinate": 8 * sent / ring / runs[0]["parameters"],
-        "loss": losses,
-        "mean": statistics.mean(losses),
-        "standard_error": spread,
+        **last_losses(runs),
     }
 
 
@@ -150,12 +118,25 @@ def picture(rows: Sequence[dict[str, Any]], task: str, path: Path) -> None:
             )
             axis.errorbar(bits, losses, yerr=errors, fmt="o", label=family, capsize=2)
             for each in members:
-                axis.annotate(each["way"], (each["bits_per_coordinate"], each["mean"]), fontsize=7,
-                              xytext=(4, 3), textcoords="offset points")  # fmt: skip
+                # Points of one size lie close together: every family has its own side for names.
+                aside, above, align = {
+                    "our uniform widths": (-6, -3, "right"),
+                    "our adaptive widths": (4, 6, "left") if each["way"].startswith("optimal") else (-5, -11, "right"),
+                }.get(family, (5, 4, "left"))
+                axis.annotate(
+                    each["way"].removesuffix(":adaptive"),
+                    (each["bits_per_coordinate"], each["mean"]),
+                    xytext=(aside, above),
+                    textcoords="offset points",
+                    ha=align,
+                    fontsize=7,
+                )
     for own in rows:
         if own["way"] == "fp32":
             axis.axhspan(own["mean"] - own["standard_error"], own["mean"] + own["standard_error"], alpha=0.15)
     axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.margins(x=0.12)
     axis.set_xlabel("bits a coordinate, all bytes counted")
     axis.set_ylabel(f"validation loss ({task})")
     axis.legend(fontsize=8)

@@ -27,6 +27,10 @@ class Drawing:
         )
         self.words(x + width // 2, y + height // 2 - LINE * (len(lines) - 1) // 2 + 5, *lines)
 
+    def block(self, x: int, y: int, width: int, height: int, fill: str) -> None:
+        """Draw a plain rectangle."""
+        self.parts.append(f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{fill}" stroke="#333" />')
+
     def words(
         self, x: int, y: int, *lines: str, anchor: str = "middle", size: int = 15, weight: str = "normal"
     ) -> None:
@@ -133,7 +137,45 @@ def exchanges() -> Drawing:
     return d
 
 
-DRAWINGS = {"gradient-path": gradient_path, "levels-path": levels_path, "exchanges": exchanges}
+def widths() -> Drawing:
+    """Draw how blocks share the bits of a record."""
+    d = Drawing("Adaptive widths: blocks of much energy get many bits, blocks of zeros none", 560, 420)
+    floor, octave, left, pitch, wide = 250, 13, 70, 80, 58
+    level = 3
+    # (octaves of energy above the smallest block that is drawn, bits): two octaves above the water are worth a bit.
+    blocks = ((11, "4"), (7, "2"), (13, "5"), (None, "0"), (5, "1"), (1, "by chance"))
+    d.words(10, 24, "energy of six blocks of 1024 coordinates, in octaves", anchor="start", weight="bold")
+    for place, (energy, bits) in enumerate(blocks):
+        x = left + pitch * place
+        if energy is None:
+            d.words(x + wide // 2, floor - 24, "only", "zeros", size=13)
+        else:
+            d.block(x, floor - octave * energy, wide, octave * energy, STOCK)
+            if energy > level:
+                d.block(x, floor - octave * energy, wide, octave * (energy - level), OURS)
+        d.words(x + wide // 2, floor + 22, bits, size=14, weight="bold")
+    water = floor - octave * level
+    d.parts.append(f'<line x1="55" y1="{water}" x2="545" y2="{water}" stroke="#333" stroke-dasharray="5 4" />')
+    d.words(50, water + 5, "water", anchor="end", size=13)
+    d.words(50, floor + 22, "bits", anchor="end", size=13)
+    d.words(
+        280,
+        floor + 48,
+        "two octaves above the water are worth a bit; the water falls until the record is full",
+        size=13,
+    )
+    d.words(10, 334, "the record", anchor="start", weight="bold")
+    x = 10
+    for words, length, fill in (("norms", 80, STOCK), ("widths", 80, STOCK), ("4 bits", 98, OURS), ("2", 49, OURS),
+                                ("5 bits", 123, OURS), ("1", 25, OURS)):  # fmt: skip
+        d.box(x, 350, length, 44, words, fill=fill)
+        x += length
+    d.box(x, 350, 550 - x, 44, "zeros", fill="none")
+    d.words(280, 414, "every record has the same length, whatever the gradient", size=13)
+    return d
+
+
+DRAWINGS = {"gradient-path": gradient_path, "levels-path": levels_path, "exchanges": exchanges, "widths": widths}
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """Be one rank: train the same model with one way after another under DDP over Gloo, and print what came out as JSON.
 
 Usage: rank.py JSON, an object with task, ways, seed, steps, batch, every and exchange. Ranks find each other as
-torchrun's do, by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+torchrun's do, by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. With ``optimizer``, an object, the job sets options of
+the task's optimizer, for example ``{"lr": 0.1}``; with ``decay`` its learning rate falls to 0 in a straight line.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ def train(way: Way, job: dict[str, Any]) -> dict[str, Any]:
     task = TASKS[job["task"]](job["seed"], rank, job["batch"])
     model = DistributedDataParallel(task.model, bucket_cap_mb=way.bucket_cap_mb)
     optimizer = task.optimizer(model.parameters())
+    for group in optimizer.param_groups:
+        group.update(job.get("optimizer", {}))
+    last = 0.0 if job.get("decay") else 1.0
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, last, total_iters=steps)
     state = way.register(model, job["exchange"], job["seed"])
     curve: list[dict[str, float]] = []
     seconds = 0.0
@@ -37,6 +42,7 @@ def train(way: Way, job: dict[str, Any]) -> dict[str, Any]:
         optimizer.zero_grad()
         task.loss(model).backward()
         optimizer.step()
+        schedule.step()
         seconds += time.perf_counter() - start
         if step % job["every"] == 0 or step == steps:
             with torch.no_grad():

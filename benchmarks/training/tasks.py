@@ -11,11 +11,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks import language_model
-
 _EXAMPLES = Path(__file__).parents[2] / "examples"
-_HELD_OUT = 0.95
-"""Of the text is trained on; the rest is for validation."""
 _VALIDATED = 32
 """Sequences."""
 
@@ -38,22 +34,25 @@ class Task:
 
 
 def text(seed: int, rank: int, batch: int) -> Task:
-    """Return the language model of ``benchmarks.language_model``, 2.65 million parameters, with Adam."""
-    words = torch.from_numpy(language_model.corpus())
-    cut, length = int(_HELD_OUT * len(words)), language_model.LENGTH
+    """Return the language model of ``examples/train_text.py``, 2.65 million parameters, with Adam."""
+    sys.path.insert(0, str(_EXAMPLES))
+    from language.data import Text
+    from language.model import LENGTH, LanguageModel
+
+    words = Text.load()
     order = torch.Generator().manual_seed(1_000_003 * seed + rank)
-    places = torch.linspace(cut, len(words) - length - 2, _VALIDATED).long().tolist()
+    places = words.validation_starts(_VALIDATED, LENGTH)
 
     def of(model: torch.nn.Module, starts: list[int]) -> torch.Tensor:
-        rows = torch.stack([words[start : start + length + 1] for start in starts])
-        return cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
+        before, following = words.rows(starts, LENGTH)
+        return cross_entropy(model(before).flatten(0, 1), following.flatten())
 
     def loss(model: torch.nn.Module) -> torch.Tensor:
-        return of(model, torch.randint(cut - length - 1, (batch,), generator=order).tolist())
+        return of(model, torch.randint(words.training_starts(LENGTH), (batch,), generator=order).tolist())
 
     torch.manual_seed(seed)
     return Task(
-        language_model.model(),
+        LanguageModel(),
         lambda parameters: torch.optim.Adam(parameters, lr=2e-3),
         loss,
         lambda model: float(of(model, places)),

@@ -24,6 +24,7 @@ def build(options: argparse.Namespace, model: torch.nn.Module, front_end: FrontE
     """Return what the front end compresses gradients with."""
     how = {
         "bits": options.bits,
+        "widths": options.widths,
         "bucket_size": options.bucket_size,
         "exchange": options.exchange,
         "min_elements": options.min_elements,

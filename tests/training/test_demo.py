@@ -24,7 +24,7 @@ def demo(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[s
 
 
 def test_a_short_demo_prints_one_table_and_draws_one_picture(tmp_path: Path) -> None:
-    sizes = "--np 2 --runs fp32 alq:3 --train-images 512 --test-images 500 --epochs 2 --adapt-at 0 3"
+    sizes = "--np 2 --runs fp32 alq:3 --train-images 512 --test-images 500 --epochs 2 --adapt-at 0 3 --text-steps 4"
     done = demo(*shlex.split(sizes), "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
     for row in ("test accuracy", "bytes sent per step and rank", "quantisation variance", "levels of alq 3 bits",
@@ -36,10 +36,15 @@ def test_a_short_demo_prints_one_table_and_draws_one_picture(tmp_path: Path) -> 
     assert struct.unpack(">II", picture.read_bytes()[16:24]) == (1800, 1152)
     assert "\r" not in done.stderr  # no terminal, no terminal tricks
 
+    text = done.stdout[done.stdout.index("Language model, 4 steps") :].splitlines()
+    assert [line.split("  ")[0] for line in text[3:5]] == ["fp32", "eden 1 bits adaptive"]
+    assert text[5] == f"picture: {tmp_path / 'text' / 'comparison.png'}"
+    assert (tmp_path / "text" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
 
 def test_the_demo_trains_under_ddp_as_well(tmp_path: Path) -> None:
     sizes = "--front-end ddp --np 2 --runs fp16 alq:3 --train-images 256 --test-images 100 --epochs 1 --adapt-at 0"
-    done = demo(*shlex.split(sizes), "--output", str(tmp_path))
+    done = demo(*shlex.split(sizes), "--text-runs", "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "torchrun --standalone --nproc-per-node 2" in done.stdout
     assert done.stdout.count("\n    after  ") == 1
@@ -67,6 +72,7 @@ def test_runs_are_named_by_method_bits_and_weights() -> None:
         ("fp32:lab", "fp32 weights lab", "--compression fp32 --weights lab"),
         ("eden:2:rotate:feedback:lat2", "eden 2 bits rotated feedback weights lat2",
          "--compression eden --bits 2 --rotate --error-feedback --weights lat2"),
+        ("eden:1.5:adaptive", "eden 1.5 bits adaptive", "--compression eden --bits 1.5 --widths adaptive"),
     ):  # fmt: skip
         made = run(text)
         assert (made.label, shlex.join(made.arguments)) == (label, arguments)
@@ -75,7 +81,7 @@ def test_runs_are_named_by_method_bits_and_weights() -> None:
 def test_bad_options_are_named() -> None:
     done = demo("--runs", "alq:", timeout=200)
     assert done.returncode == 2
-    assert "expected METHOD[:BITS[:rotate][:feedback]][:WEIGHTS], got 'alq:'" in done.stderr
+    assert "expected METHOD[:BITS[:rotate][:feedback][:adaptive]][:WEIGHTS], got 'alq:'" in done.stderr
 
 
 def test_the_minimal_program_learns(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ METHODS = {"fp32": None, "fp16": None, "alq": 3, "terngrad": 2, "none": None}
 @each(
     ("arguments", "message"),
     [
-        (["--bits", "9"], "--bits: invalid choice: 9"),
+        (["--bits", "9"], "--bits: expected a number from 0.5 to 8, got '9'"),
+        (["--widths", "free"], "--widths: invalid choice: 'free'"),
         (["--exchange", "ring"], "--exchange: invalid choice: 'ring' (choose from 'auto', "),
         (["--compression", "zip"], "--compression: invalid choice: 'zip' (choose from"),
         (["--epochs", "0"], "--epochs: expected an integer of at least 1, got '0'"),
@@ -41,6 +42,7 @@ def test_bad_input_is_named(arguments: list[str], message: str, capsys: pytest.C
         (["--bits", "2", "--label", "two"], "two", "two"),
         (["--compression", "terngrad"], "terngrad 2 bits", "terngrad-2-bits"),
         (["--bits", "2", "--rotate"], "alq 2 bits rotated", "alq-2-bits-rotated"),
+        (["--bits", "1.5", "--widths", "adaptive"], "alq 1.5 bits adaptive", "alq-1.5-bits-adaptive"),
         (["--bits", "2", "--error-feedback"], "alq 2 bits feedback", "alq-2-bits-feedback"),
         (["--weights", "laq3"], "alq 3 bits weights laq3", "alq-3-bits-weights-laq3"),
     ],

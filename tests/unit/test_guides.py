@@ -24,8 +24,11 @@ from tests.support.launch import environment
 ALL = [block for page in PAGES for block in blocks(page)]
 NEEDY = [block for block in ALL if block.needs]
 TRAINING = "examples/train_images.py"
+TEXT = "examples/train_text.py"
 SMALL = {
     TRAINING: f"{TRAINING} --train-images 64 --test-images 32 --batch-size 16 --epochs 2 --log-every 1",
+    TEXT: f"{TEXT} --tokens 20000 --validate-every 2 --log-every 1",
+    "--output runs/text": "--steps 4 --output runs/text",
     "--checkpoint checkpoints/spot": "--checkpoint checkpoints/spot --epochs 50",  # long enough to be stopped
     "examples/elastic.py": "examples/elastic.py --steps 20",
     "alq-hvd bench codec": "alq-hvd bench codec --elements 100000 --repeats 2",
@@ -192,6 +195,8 @@ def test_what_needs_nothing_runs(page: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, printed[-4000:]
     if TRAINING in script:
         assert "test accuracy" in printed
+    if TEXT in script:
+        assert re.search(r"^eden 1 bits adaptive .* 4 +\d\.\d", printed, re.MULTILINE), printed[-2000:]
     if "kill -USR1" in script:
         assert "stopped with status 75" in printed
     if "report runs/" in script:

@@ -1,0 +1,1 @@
+"""Parts of the example of a language model: text, model, command line and comparison, one file each."""
