@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Generic, Protocol
 
 from alq_hvd.codec.base import B, Codec, V, Values
@@ -35,6 +36,10 @@ class Shot:
     config: QuantiserConfig
     levels: AnyLevels
     contracts: bool = True
+
+
+# A step asks for each layout a dozen times, and the next step for the same ones: offsets are worked out once.
+_layout = lru_cache(maxsize=4096)(RecordLayout)
 
 
 class Observer(Protocol):
@@ -87,7 +92,7 @@ class Task(Generic[V, B]):
 
     def layout(self, shot: int, elements: int) -> RecordLayout:
         """Return the layout of a record of ``elements`` coordinates in ``shot``."""
-        return RecordLayout(elements, self.shots[shot].config)
+        return _layout(elements, self.shots[shot].config)
 
     def key(self, shot: int, element: int = 0) -> StreamKey:
         """Return this rank's stream of ``shot``, entered at ``element`` of the values.
