@@ -67,6 +67,10 @@ class Case:
 ALONE = {**ONE_BUCKET, "alone": 1.0}
 TOGETHER = {**ONE_BUCKET, "together": 1.0, "shift": 1.0}
 """A rank that draws from strata. They are shifted where the sums are folded."""
+ONE_RUN = {"run": 1.0, "round": 1.0, "one warp": 1 / 8}
+"""Records of the same signs, which are rotated back once."""
+EDEN = {"round": 2.0, "again": 1.0, "one warp": 1 / 8}
+"""Two rounds; "again" is met between them."""
 CASES = (
     Case("encode, 3 bits", "alq::encode<float, 3>", 40, ALONE, 4.375),
     Case("encode, 4 bits", "alq::encode<float, 4>", 40, ALONE, 4.5),
@@ -87,7 +91,19 @@ CASES = (
     Case(
         "encode rotated together, 3 bits", "alq::encode_rotated<float, 3, false>", 66, {**TOGETHER, "round": 1}, 4.375
     ),
-    Case("EDEN encode, 3 bits", "alq::encode_rotated<float, 3, true>", 78, {**ALONE, "round": 2}, 4.375),
+    Case("EDEN encode, 3 bits", "alq::encode_rotated<float, 3, true>", 78, {**ALONE, **EDEN}, 4.375),
+    Case("decode_rotated of 1, 3 bits", "alq::decode_rotated<float, 3, false>", 40, {"alone": 1, **ONE_RUN}, 4.375),
+    Case(
+        "decode_rotated of 8, 3 bits",
+        "alq::decode_rotated<float, 3, false>",
+        *(86, {"summed": 1, "record": 8, **ONE_RUN}, 7),
+    ),
+    Case("EDEN decode of 1, 3 bits", "alq::decode_rotated<float, 3, false>", 58, {"alone": 1, **EDEN, "run": 1}, 4.375),
+    Case(
+        "EDEN decode of 8, 3 bits",
+        "alq::decode_rotated<float, 3, false>",
+        *(425, {"alone": 1, **EDEN, "run": 8, "next run": 7}, 7),
+    ),
     Case("recode 4 x 4 -> 4", "alq::recode<4, 4>", 100, {**ALONE, "record": 4}, 2.5),
 )
 
@@ -196,8 +212,9 @@ def marks() -> dict[tuple[str, int], str]:
             if (
                 mark and line.split("//")[0].rstrip().endswith("{") and not re.search(r"\b(for|if) \(", line)
             ):  # a function: all of it
-                body, end = mark.group(1), line[: len(line) - len(line.lstrip())].replace("  ", "  ") + "}"
-            if body and line in (end, end[: len(end) - 1] + "}"):
+                wrapped = line.count(")") > line.count("(")  # the signature: it began at the left margin
+                body, end = mark.group(1), "}" if wrapped else line[: len(line) - len(line.lstrip())] + "}"
+            if body and line == end:
                 body = ""
     return found
 

@@ -188,6 +188,12 @@ inline uint32_t sum_of_warp(uint32_t value) {
 inline uint32_t shifted(uint32_t low, uint32_t high, int by) {
   return static_cast<uint32_t>((uint64_t{high} << 32 | low) >> by);
 }
+inline uint32_t chosen_bytes(uint32_t low, uint32_t high, uint32_t which) {
+  uint32_t bytes = 0;
+  for (int k = 0; k < 4; ++k)
+    bytes |= static_cast<uint32_t>((uint64_t{high} << 32 | low) >> 8 * (which >> 4 * k & 7) & 0xff) << 8 * k;
+  return bytes;
+}
 inline bool all_of_warp(bool value) { return sum_of_warp(value) == 32; }
 inline void meet_warp() { emulated::wait(emulated::State::at_warp); }
 inline void add_from_warp(uint32_t* to, uint32_t value) { *to += value; }

@@ -111,6 +111,14 @@ ALQ_DEVICE float level_of_lane(const float* levels) {
   return levels[kFromLanes<B> ? threadIdx.x % kLanes % (1u << B) : 0];
 }
 
+// Return the code of a row of this thread's lane of a whole tile, and bits above it.
+template <int B>
+ALQ_DEVICE uint32_t code_and_more(const uint32_t* words, int row) {
+  const int shift = row * B % 32, index = row * B / 32;
+  const uint32_t code = words[index] >> shift;
+  return shift + B > 32 ? code | words[index + 1 < B ? index + 1 : index] << (32 - shift) : code;
+}
+
 // Add the codes of a whole tile of one norm, without a branch a row; `level` is what level_of_lane gave. In dithered records no two
 // products are alike, and levels are fetched; so they are without `lanes`, in code that some lanes might not reach, for all a
 // compiler knows.
@@ -120,9 +128,7 @@ ALQ_DEVICE void add_whole(const uint32_t* words, float norm, float level, const 
   const float own = dithered ? level : dequantise(norm, level);
 #pragma unroll
   for (int row = 0; row < kRows; ++row) {
-    const int shift = row * B % 32, index = row * B / 32;
-    uint32_t code = words[index] >> shift;
-    if (shift + B > 32) code |= words[index + 1 < B ? index + 1 : index] << (32 - shift);
+    const uint32_t code = code_and_more<B>(words, row);
     float chosen = 0;
     if constexpr (lanes)
       chosen = from_lane<1 << B>(own, code);
@@ -133,42 +139,65 @@ ALQ_DEVICE void add_whole(const uint32_t* words, float norm, float level, const 
   }
 }
 
-// Sum the records from <= r < to over a whole tile of one norm, without a branch a row: the words of a record are on their
-// way while the one before is added, and its header is compared by as many lanes as it has words.
-template <int B, bool dithered>
-ALQ_DEVICE void sum_whole_records(const Records& records, uint32_t from, uint32_t to, const Group& group, uint32_t begin,
-                                  const float* levels, float* sums, uint32_t* checks) {
-  const uint32_t lane = threadIdx.x % kLanes, norms = norms_offset(group), bucket = begin / group.bucket_size;
-  const uint32_t first_word = records.codes_offset + begin / kTile * (B * kLanes) + lane;
-  const uint32_t expected = expected_of_lane(records);
-  const bool has_norm = lane == 0 && begin % group.bucket_size == 0;
-  const float level = level_of_lane<B>(levels);
-  const auto fetch = [&](uint32_t r) {
-    const uint32_t* record = records.data[r];
+// A whole tile of one norm, in whichever record: its words and its norm are fetched, and the header is compared by as many lanes
+// as it has words.
+template <int B>
+struct WholeTile {
+  const Records& records;
+  uint32_t begin, norm_at, first_word, expected;
+  bool has_norm;   // of this tile's words, and this thread takes it
+  uint32_t norms;  // where they start
+
+  ALQ_DEVICE WholeTile(const Records& from, const Group& group, uint32_t first)
+      : records(from),
+        begin(first),
+        norm_at(norms_offset(group) + first / group.bucket_size),
+        first_word(from.codes_offset + first / kTile * (B * kLanes) + threadIdx.x % kLanes),
+        expected(expected_of_lane(from)),
+        has_norm(threadIdx.x % kLanes == 0 && first % group.bucket_size == 0),
+        norms(norms_offset(group)) {}
+
+  ALQ_DEVICE Fetched<B> fetch(uint32_t r) const {
+    const uint32_t *record = records.data[r], lane = threadIdx.x % kLanes;
     Fetched<B> fetched;
 #pragma unroll
     for (int k = 0; k < B; ++k) fetched.words[k] = record[first_word + k * kLanes];
-    fetched.norm = __uint_as_float(record[norms + bucket]);
+    fetched.norm = __uint_as_float(record[norm_at]);
     fetched.fits = lane > 6 || record[lane] == (lane == 6 ? records.senders[r] : expected);
     return fetched;
-  };
-  const auto add = [&](uint32_t r, const Fetched<B>& now) {
-    const float norm = all_of_warp(now.fits) ? now.norm : __uint_as_float(kNan);
+  }
+
+  // Add the words that were fetched to checks[r][slot], and return the norm: NaN where the record does not fit.
+  ALQ_DEVICE float checked(uint32_t r, const Fetched<B>& now, uint32_t* checks) const {
+    const uint32_t lane = threadIdx.x % kLanes;
     uint32_t check = has_norm ? __float_as_uint(now.norm) : 0;
 #pragma unroll
     for (int k = 0; k < B; ++k) check += now.words[k];
     if (begin == 0 && kHeaderWords + lane < norms) check += records.data[r][kHeaderWords + lane];
-    Redrawn draws = {};
-    if (dithered) draws = redrawn(group, records.data[r], begin + lane);
-    add_whole<B, dithered>(now.words, norm, level, levels, group.dither, draws, sums);
     add_from_warp(checks + r * kSlots + blockIdx.x % kSlots, check);
+    return all_of_warp(now.fits) ? now.norm : __uint_as_float(kNan);
+  }
+};
+
+// Sum the records from <= r < to over a whole tile of one norm, without a branch a row: the words of a record are on their
+// way while the one before is added.
+template <int B, bool dithered>
+ALQ_DEVICE void sum_whole_records(const Records& records, uint32_t from, uint32_t to, const Group& group, uint32_t begin,
+                                  const float* levels, float* sums, uint32_t* checks) {
+  const WholeTile<B> tile(records, group, begin);
+  const float level = level_of_lane<B>(levels);
+  const auto add = [&](uint32_t r, const Fetched<B>& now) {
+    const float norm = tile.checked(r, now, checks);
+    Redrawn draws = {};
+    if (dithered) draws = redrawn(group, records.data[r], begin + threadIdx.x % kLanes);
+    add_whole<B, dithered>(now.words, norm, level, levels, group.dither, draws, sums);
   };
-  Fetched<B> next = fetch(from);
+  Fetched<B> next = tile.fetch(from);
 #pragma unroll 1
-  for (uint32_t r = from; r < to; ++r) {  // [record]
-    const Fetched<B> now = next;          // [record]
-    if (r + 1 < to) next = fetch(r + 1);  // [record]
-    add(r, now);                          // [record]
+  for (uint32_t r = from; r < to; ++r) {       // [record]
+    const Fetched<B> now = next;               // [record]
+    if (r + 1 < to) next = tile.fetch(r + 1);  // [record]
+    add(r, now);                               // [record]
   }
 }
 

@@ -42,6 +42,8 @@ ALQ_DEVICE bool all_of_warp(bool value) { return __all_sync(0xffffffffu, value);
 ALQ_DEVICE void meet_warp() { __syncwarp(); }
 // Return the low word of `high` and `low` side by side, shifted right.
 ALQ_DEVICE uint32_t shifted(uint32_t low, uint32_t high, int by) { return __funnelshift_r(low, high, by); }
+// Return four of the eight bytes of `low` and `high`, chosen by the four low digits of `which`, to base 16.
+ALQ_DEVICE uint32_t chosen_bytes(uint32_t low, uint32_t high, uint32_t which) { return __byte_perm(low, high, which); }
 // Return the sum of what the 32 threads of a warp bring, all of which must call it; or add it to `to`.
 ALQ_DEVICE uint32_t sum_of_warp(uint32_t value) { return __reduce_add_sync(0xffffffffu, value); }
 ALQ_DEVICE void add_from_warp(uint32_t* to, uint32_t value) {
