@@ -96,7 +96,7 @@ CASES = (
     Case(
         "decode_rotated of 8, 3 bits",
         "alq::decode_rotated<float, 3, false>",
-        *(86, {"summed": 1, "record": 8, **ONE_RUN}, 7),
+        *(88, {"summed": 1, "record": 8, **ONE_RUN}, 7),
     ),
     Case("EDEN decode of 1, 3 bits", "alq::decode_rotated<float, 3, false>", 58, {"alone": 1, **EDEN, "run": 1}, 4.375),
     Case(

@@ -22,7 +22,7 @@ def codec() -> CudaCodec:
     return CudaCodec()
 
 
-@each("bits", range(1, 9))
+@pytest.mark.parametrize("bits", range(1, 9))  # tests of their own, which pytest-xdist shares out
 @each("norm", ["l2", "linf"])
 @each("bucket_size", [64, 512, 1024, 8192, 16_384, 40_960, 1, 7, 1000, 65_536])
 @each("elements", [0, 1, 8191, 8192, 8193, 300_007])

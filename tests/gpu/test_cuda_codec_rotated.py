@@ -21,7 +21,7 @@ def codec() -> CudaCodec:
     return CudaCodec()
 
 
-@each("bits", range(1, 9))
+@pytest.mark.parametrize("bits", range(1, 9))  # tests of their own, which pytest-xdist shares out
 @kinds
 @each("bucket_size", [64, 512, 1024, 2048, 3072, 8192, 49_152, 1, 7, 1000, 65_536])
 @each("elements", [0, 1, 8191, 300_007])

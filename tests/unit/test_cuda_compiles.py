@@ -68,6 +68,8 @@ INSTANCES = [
 """Other widths and types than ``test_cuda_instructions.py`` compiles for sm_90 with the run-time compiler."""
 RARE = ("statistics", "bucket_norms", "projection_scales", "rotate_group", "keep_lost", "add_run")
 """Run on scheduled steps, or for unusual bucket sizes: there more registers, or a few spilled bytes, do no harm."""
+FEW_BYTES = {"decode_rotated": 96}
+"""Outside their loops: compilers differ in how many."""
 MOST_REGISTERS = 85
 """At most this many a thread leave room for three blocks of 256 threads on a multiprocessor of 65 536 registers."""
 
@@ -106,4 +108,4 @@ def test_kernels_compile_and_do_not_spill(architecture: str, tmp_path: Path) -> 
     for name, used, bytes_spilled in zip(names, registers, spilled, strict=True):
         print(f"{architecture} {name}: {used} registers, {bytes_spilled} bytes spilled")
         assert used <= MOST_REGISTERS or name in RARE, name
-        assert not bytes_spilled or name in RARE, name
+        assert bytes_spilled <= FEW_BYTES.get(name, 0) or name in RARE, name

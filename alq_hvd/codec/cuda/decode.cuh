@@ -272,20 +272,25 @@ __global__ void __launch_bounds__(kThreads, 3) recode(Records records, Group gro
   encode_chunk<Again, false>(again, tables_again, to, size, Coordinates<false>{chunk}, shared, keep);  // [rare]
 }
 
-// Compare the words that were read with each record's checksum, keep what is wrong in *status, and clear `checks`. Records whose
-// blocks have widths that cannot be were not read; placing.stride is 0 where there are none. One block.
+// Compare the words that were read with each record's checksum, keep what is wrong in *status, and clear `checks`; a record a
+// warp. Records whose blocks have widths that cannot be were not read; placing.stride is 0 where there are none. One block.
 __global__ void finish_decode(Records records, Placing placing, uint32_t* checks, uint32_t* status) {
-  for (uint32_t r = threadIdx.x; r < records.count; r += kThreads) {
-    if (!header_fits(records, r)) atomicOr(status, kHeaderDiffers);
-    uint32_t sum = 0;
-    for (uint32_t slot = 0; slot < kSlots; ++slot) {
-      sum += checks[r * kSlots + slot];
-      checks[r * kSlots + slot] = 0;
-    }
-    if (placing.stride && placing.places[(r + 1) * placing.stride - 1] == kMisplaced)
-      atomicOr(status, kWidthsDiffer);
-    else if (sum != records.data[r][7])
-      atomicOr(status, kChecksumDiffers);
+  const uint32_t lane = threadIdx.x % kLanes;
+#pragma unroll 1
+  for (uint32_t r = threadIdx.x / kLanes; r < records.count; r += kWarps) {
+    uint32_t *slots = checks + r * kSlots + lane, sum = 0;
+#pragma unroll
+    for (uint32_t k = 0; k < kSlots / kLanes; ++k) sum += slots[k * kLanes];
+#pragma unroll
+    for (uint32_t k = 0; k < kSlots / kLanes; ++k) slots[k * kLanes] = 0;
+    const uint32_t* record = records.data[r];
+    const uint32_t expected = lane == 6 ? records.senders[r] : expected_of_lane(records);
+    const bool fits = all_of_warp(lane > 6 || record[lane] == expected);
+    const bool misplaced = placing.stride && placing.places[(r + 1) * placing.stride - 1] == kMisplaced;
+    sum = sum_of_warp(sum);
+    if (lane) continue;
+    const uint32_t wrong = misplaced ? kWidthsDiffer : sum != record[7] ? kChecksumDiffers : 0;
+    if (wrong || !fits) atomicOr(status, wrong | (fits ? 0 : kHeaderDiffers));
   }
 }
 

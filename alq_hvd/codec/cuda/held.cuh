@@ -48,11 +48,19 @@ static_assert(sizeof(HeldShared) <= kHeldChunk * sizeof(float), "lies in the mem
 ALQ_DEVICE bool can_hold(const Group& group, int size) { return group.tiles_log2 >= 0 && size == kHeldChunk; }
 static_assert(kStrataPeriod == kTile, "the strata of a tile are shifted alike, if the group starts with a tile");
 
-// Load this thread's coordinates of a chunk that crosses from one tensor to another.
+// Load this thread's coordinates of a chunk that crosses from one tensor to another. Several are on their way at a time: with one,
+// the few blocks that do this would keep a whole group of small tensors waiting.
 template <typename T>
 ALQ_DEVICE void load_crossing(Cursor<const T>& cursor, uint32_t begin, float* room, float* held) {  // [rare]
+  constexpr int kAtOnce = 8;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < kHeldChunk; i += kThreads) room[i] = to_float(*cursor.at(begin + i));
+  for (int first = threadIdx.x; first < kHeldChunk; first += kAtOnce * kThreads) {
+    const T* places[kAtOnce];
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) places[n] = cursor.at(begin + first + n * kThreads);
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) room[first + n * kThreads] = to_float(*places[n]);
+  }
 #pragma unroll
   for (int n = 0; n < kHeld; ++n) held[n] = room[n * kThreads + threadIdx.x];
   __syncthreads();  // the room is needed again
