@@ -243,7 +243,7 @@ class Started(Generic[Result]):
 
 @dataclass(frozen=True, slots=True)
 class TorchTensors:
-    """Carry tensors of GPUs as they lie, over NCCL; see ``exchange.direct``. Not yet run on a GPU.
+    """Carry tensors of GPUs as they lie, over NCCL; see ``exchange.direct``. Not yet run.
 
     NCCL waits on the device for what the current stream was given before, and the stream waits for NCCL.
     """

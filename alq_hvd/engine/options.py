@@ -88,7 +88,7 @@ class Options:
             ``"native"``, ``"reference"`` or ``"cuda"``. The bytes are the same, so it may differ between ranks.
         device_records: pass records of GPU gradients to Horovod on the GPU, for NCCL and GPUDirect, instead of through
             pinned host memory. All compressed gradients of all ranks must be on GPUs, and Horovod must have
-            been built with NCCL. Not yet run on one.
+            been built with NCCL. Not yet run with NCCL.
         timeout: seconds after which an incomplete collective is an error.
         name: prefix of the collectives' names, the same on every rank; a front end whose host pairs collectives by name
             makes it unique.

@@ -68,7 +68,7 @@ INSTANCES = [
 """Other widths and types than ``test_cuda_instructions.py`` compiles for sm_90 with the run-time compiler."""
 RARE = ("statistics", "bucket_norms", "projection_scales", "rotate_group", "keep_lost", "add_run")
 """Run on scheduled steps, or for unusual bucket sizes: there more registers, or a few spilled bytes, do no harm."""
-FEW_BYTES = {"decode_rotated": 96}
+FEW_BYTES = {"decode_rotated": 96, "encode_rotated": 24, "decode_rotated_by_width": 16}
 """Outside their loops: compilers differ in how many."""
 MOST_REGISTERS = 85
 """At most this many a thread leave room for three blocks of 256 threads on a multiprocessor of 65 536 registers."""

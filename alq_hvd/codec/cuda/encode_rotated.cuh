@@ -39,6 +39,61 @@ ALQ_DEVICE void keep_rotated(const Tensors<T>& tensors, const OuterSigns& outer,
   }
 }
 
+// Load this thread's coordinates of a whole chunk, what was lost before among them, as rotate_held takes them; `memory` holds the
+// chunk.
+template <typename T>
+ALQ_DEVICE void load_to_rotate(const Tensors<T>& tensors, uint32_t begin, float* memory, float* held) {
+  auto cursor = tensors.cursor();
+  const int tile = threadIdx.x / kLanes * kTile;
+  if (const T* whole = cursor.chunk_at(begin, kHeldChunk)) {
+    load_fours(whole + tile, held);
+  } else {
+    load_crossing(cursor, begin, memory);  // [rare]
+    load_fours(memory + tile, held);       // [rare]
+    __syncthreads();                       // [rare] the memory is needed again
+  }
+  if (!tensors.residual) return;
+  float before[kHeld];                                  // [feedback]
+  load_fours(tensors.residual + begin + tile, before);  // [feedback]
+#pragma unroll
+  for (int n = 0; n < kHeld; ++n) held[n] += before[n];  // [feedback]
+}
+
+// Write to `residual` what the gradient and it have lost, once encode_held has left codes in the memory of the chunk. What the
+// receiver sees is rotated back first.
+template <typename T>
+ALQ_DEVICE void keep_lost_rotated(const Group& group, const Tensors<T>& tensors, uint32_t first, uint32_t begin, float* memory,
+                                  float* residual) {  // [feedback]
+  __shared__ BackSigns signs;
+  const HeldShared& shared = *reinterpret_cast<const HeldShared*>(memory);
+  const float factor = scale_back(group);
+  float held[kHeld];
+#pragma unroll
+  for (int tile = 0; tile < kHeldTiles; ++tile) {
+    const uint32_t codes = shared.codes[tile][threadIdx.x / kLanes][threadIdx.x % kLanes];
+    const float sent = shared.units[tile].sent;
+#pragma unroll
+    for (int k = 0; k < kHeldRows; ++k)
+      held[tile * kHeldRows + k] = (0.0f + dequantise(sent, shared.entries[codes >> 8 * k & 0xffu].lower)) * factor;
+  }
+  __syncthreads();
+  float* const own = at(memory, own_place(threadIdx.x));
+#pragma unroll
+  for (int n = 0; n < kHeld; ++n) own[n * kThreads] = held[n];
+  make_signs(group, group.signs, first, signs);
+  __syncthreads();
+  transform_chunk(group.tiles_log2, group.rounds, factor, signs.second, memory, held);
+  __syncthreads();
+  auto cursor = tensors.cursor();
+  const T* whole = cursor.chunk_at(begin, kHeldChunk);
+  if (!whole) load_crossing(cursor, begin, memory);
+  undo_first_turn(signs, [&](int n, float sign) {
+    const int i = n * kThreads + threadIdx.x;
+    const float given = whole ? to_float(whole[i]) : memory[i];
+    residual[begin + i] = lost(given + residual[begin + i], 0.0f + held[n] * sign);
+  });
+}
+
 // Encode a group whose buckets are multiples of kTile, or powers of two from 64 on; one chunk a block.
 template <typename T, int B, bool nearest>
 __global__ void __launch_bounds__(kThreads, 3) encode_rotated(Group group, Tensors<T> tensors, const Tables* tables,
@@ -52,14 +107,15 @@ __global__ void __launch_bounds__(kThreads, 3) encode_rotated(Group group, Tenso
   const int size = left < static_cast<uint32_t>(chunk_size) ? left : chunk_size, d = group.bucket_size;
   const OuterSigns outer = {chunk, d, size, group.signs, first_element + begin};
   const Target to = {key, first_element, begin, codes_offset, record};
-  auto cursor = tensors.cursor();
   const bool keeps = residual != nullptr;  // [rare]
-  const T* whole = can_hold(group, size) && !keeps ? cursor.chunk_at(begin, size) : nullptr;
-  if (whole) {
+  if (can_hold(group, size)) {
     float held[kHeld];
-    load_fours(whole + threadIdx.x / kLanes * kTile, held);
+    load_to_rotate(tensors, begin, memory, held);
     rotate_held<rounds>(group, held, memory, first_element + begin);
-    if (encode_held<B, nearest>(group, tables, to, held, *reinterpret_cast<HeldShared*>(memory), nullptr)) return;
+    if (encode_held<B, nearest>(group, tables, to, held, *reinterpret_cast<HeldShared*>(memory), nullptr)) {
+      if (keeps) keep_lost_rotated(group, tensors, first_element + begin, begin, memory, residual);  // [feedback]
+      return;
+    }
     put_back(held, chunk);  // [rare]
   } else {
     enter_chunk(tensors, outer, begin, size);  // [rare]

@@ -48,22 +48,21 @@ static_assert(sizeof(HeldShared) <= kHeldChunk * sizeof(float), "lies in the mem
 ALQ_DEVICE bool can_hold(const Group& group, int size) { return group.tiles_log2 >= 0 && size == kHeldChunk; }
 static_assert(kStrataPeriod == kTile, "the strata of a tile are shifted alike, if the group starts with a tile");
 
-// Load this thread's coordinates of a chunk that crosses from one tensor to another. Several are on their way at a time: with one,
-// the few blocks that do this would keep a whole group of small tensors waiting.
+// Load a whole chunk that crosses from one tensor to another, and starts where the cursor is, into shared memory. Few tensors are
+// searched, and several coordinates are on their way at a time: else the few blocks that do this would keep a whole group waiting.
 template <typename T>
-ALQ_DEVICE void load_crossing(Cursor<const T>& cursor, uint32_t begin, float* room, float* held) {  // [rare]
+ALQ_DEVICE void load_crossing(Cursor<const T>& cursor, uint32_t begin, float* room) {  // [rare]
   constexpr int kAtOnce = 8;
+  const uint32_t last = locate_together(cursor.ends, cursor.tensor, cursor.count, begin + kHeldChunk - 1);
 #pragma unroll 1
   for (int first = threadIdx.x; first < kHeldChunk; first += kAtOnce * kThreads) {
     const T* places[kAtOnce];
 #pragma unroll
-    for (int n = 0; n < kAtOnce; ++n) places[n] = cursor.at(begin + first + n * kThreads);
+    for (int n = 0; n < kAtOnce; ++n) places[n] = cursor.up_to(last, begin + first + n * kThreads);
 #pragma unroll
     for (int n = 0; n < kAtOnce; ++n) room[first + n * kThreads] = to_float(*places[n]);
   }
-#pragma unroll
-  for (int n = 0; n < kHeld; ++n) held[n] = room[n * kThreads + threadIdx.x];
-  __syncthreads();  // the room is needed again
+  __syncthreads();
 }
 
 // Load this thread's coordinates of the chunk at `begin`. `room`, kHeldChunk floats of shared memory, is used where no one
@@ -75,7 +74,10 @@ ALQ_DEVICE void load_held(const Tensors<T>& tensors, uint32_t begin, float* room
 #pragma unroll
     for (int n = 0; n < kHeld; ++n) held[n] = to_float((whole + threadIdx.x)[n * kThreads]);
   } else {
-    load_crossing(cursor, begin, room, held);  // [rare]
+    load_crossing(cursor, begin, room);  // [rare]
+#pragma unroll
+    for (int n = 0; n < kHeld; ++n) held[n] = (room + threadIdx.x)[n * kThreads];  // [rare]
+    __syncthreads();                                                               // [rare] the room is needed again
   }
   if (tensors.residual) add_held<kThreads>(tensors.residual + begin + threadIdx.x, held);  // [feedback]
 }

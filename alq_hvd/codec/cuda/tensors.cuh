@@ -5,15 +5,28 @@
 
 namespace alq {
 
-// Return the tensor that holds `element`: the first k with element < ends[k].
-ALQ_DEVICE uint32_t locate(const uint32_t* ends, uint32_t count, uint32_t element) {
-  uint32_t low = 0;
-  for (uint32_t high = count - 1; low < high;) {
+// Return the tensor that holds `element`, which is none before `low`, nor any behind `high`: the first k with element < ends[k].
+ALQ_DEVICE uint32_t locate(const uint32_t* ends, uint32_t low, uint32_t high, uint32_t element) {
+  while (low < high) {
     const uint32_t middle = (low + high) / 2;
     if (element < ends[middle])
       high = middle;
     else
       low = middle + 1;
+  }
+  return low;
+}
+
+// The same for one element of which all threads of a warp ask, from `low` on: two readings for up to 1024 tensors, for a block
+// waits for each.
+ALQ_DEVICE uint32_t locate_together(const uint32_t* ends, uint32_t low, uint32_t count, uint32_t element) {
+  const uint32_t lane = threadIdx.x % kLanes;
+#pragma unroll 1
+  for (uint32_t left = count - low; left > 1;) {
+    const uint32_t step = (left + kLanes - 1) / kLanes, offset = (lane + 1) * step - 1;
+    const uint32_t passed = step * sum_of_warp(offset < left - 1 && ends[low + offset] <= element);
+    low += passed;
+    left = left - passed < step ? left - passed : step;
   }
   return low;
 }
@@ -38,9 +51,15 @@ struct Cursor {
   ALQ_DEVICE T* at(uint32_t element) {
     if (element - begin >= length) {
       uint32_t k = 0;
-      if (count > 1) k = locate(ends, count, element);  // [several]
+      if (count > 1) k = locate(ends, 0, count - 1, element);  // [several]
       take(k);
     }
+    return start + (element - begin);
+  }
+
+  // The same for an element that no tensor behind `last` holds, nor any before this one.
+  ALQ_DEVICE T* up_to(uint32_t last, uint32_t element) {  // [rare]
+    if (element - begin >= length) take(locate(ends, tensor, last, element));
     return start + (element - begin);
   }
 
@@ -50,9 +69,15 @@ struct Cursor {
     return start + (element - begin);
   }
 
-  // Return where the `size` elements from `element` on lie, or null where no one tensor holds them all.
+  // Return where the `size` elements from `element` on lie, or null where no one tensor holds them all. All threads of the warp ask
+  // for the same ones.
   ALQ_DEVICE T* chunk_at(uint32_t element, uint32_t size) {
-    T* const found = at(element);
+    if (element - begin >= length) {
+      uint32_t k = 0;
+      if (count > 1) k = locate_together(ends, 0, count, element);  // [several]
+      take(k);
+    }
+    T* const found = start + (element - begin);
     return length - (element - begin) >= size ? found : nullptr;
   }
 };
