@@ -79,18 +79,22 @@ ALQ_DEVICE void finish_projection(int log2, HeldShared& shared) {
     shared.units[(bucket << log2) + lane].sent = scale;
 }
 
-// Write what was lost of the coordinates that the threads hold.
-ALQ_DEVICE void keep_lost_held(const float* held, const HeldShared& shared, float* residual) {
+// Give f(n, decoded) the number of each coordinate that the thread holds, and what its code, which it has left in `shared`, says.
+template <typename F>
+ALQ_DEVICE void each_decoded(const HeldShared& shared, F f) {
 #pragma unroll
   for (int tile = 0; tile < kHeldTiles; ++tile) {
     const uint32_t codes = shared.codes[tile][threadIdx.x / kLanes][threadIdx.x % kLanes];
     const float sent = shared.units[tile].sent;
 #pragma unroll
-    for (int k = 0; k < kHeldRows; ++k) {
-      const int n = tile * kHeldRows + k;
-      residual[n * kThreads] = lost(held[n], dequantise(sent, shared.entries[codes >> 8 * k & 0xffu].lower));
-    }
+    for (int k = 0; k < kHeldRows; ++k)
+      f(tile * kHeldRows + k, dequantise(sent, shared.entries[codes >> 8 * k & 0xffu].lower));
   }
+}
+
+// Write what was lost of the coordinates that the threads hold.
+ALQ_DEVICE void keep_lost_held(const float* held, const HeldShared& shared, float* residual) {
+  each_decoded(shared, [&](int n, float decoded) { residual[n * kThreads] = lost(held[n], decoded); });
 }
 
 // What the draws of the coordinates that a thread holds are made of: see draw_bits.

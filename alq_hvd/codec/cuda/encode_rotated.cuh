@@ -68,14 +68,7 @@ ALQ_DEVICE void keep_lost_rotated(const Group& group, const Tensors<T>& tensors,
   const HeldShared& shared = *reinterpret_cast<const HeldShared*>(memory);
   const float factor = scale_back(group);
   float held[kHeld];
-#pragma unroll
-  for (int tile = 0; tile < kHeldTiles; ++tile) {
-    const uint32_t codes = shared.codes[tile][threadIdx.x / kLanes][threadIdx.x % kLanes];
-    const float sent = shared.units[tile].sent;
-#pragma unroll
-    for (int k = 0; k < kHeldRows; ++k)
-      held[tile * kHeldRows + k] = (0.0f + dequantise(sent, shared.entries[codes >> 8 * k & 0xffu].lower)) * factor;
-  }
+  each_decoded(shared, [&](int n, float decoded) { held[n] = (0.0f + decoded) * factor; });
   __syncthreads();
   float* const own = at(memory, own_place(threadIdx.x));
 #pragma unroll
