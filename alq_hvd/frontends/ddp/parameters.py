@@ -14,7 +14,8 @@ PlaceOf = Callable[[Any], Any]
 class Parameters:
     """Put the parameters of one model in order, the last one first: backward passes come from there.
 
-    DDP makes new buckets after the first step; the order stays, so that a resumed run sends the same records.
+    DDP makes new buckets after the first step. The order stays, so that a resumed run sends the same records and adds up
+    small gradients in the same order.
 
     Args:
         named: pairs of name and parameter, in model order; ``None`` for the order, and numbers, of the first buckets.
@@ -26,6 +27,7 @@ class Parameters:
         self._named = None if named is None else [(name, parameter) for name, parameter in named]
         self._min_elements, self._place_of = min_elements, place_of
         self._met: dict[int, Any] = {}  # by id; keeping them keeps the ids
+        self._positions: dict[int, int] = {}
         self._indices: dict[int, int] = {}
         self.gradients: tuple[Gradient, ...] | None = None
 
@@ -43,7 +45,9 @@ class Parameters:
                 'method="none", or keep real and imaginary parts in parameters of their own'
             )
         self._met = {id(parameter): parameter for parameter in parameters}
-        kept = [(name, each) for name, each in self._in_order(parameters) if each.numel() >= self._min_elements]
+        ordered = self._in_order(parameters)
+        self._positions = {id(parameter): position for position, (_, parameter) in enumerate(ordered)}
+        kept = [(name, each) for name, each in ordered if each.numel() >= self._min_elements]
         self.gradients = gradients_of(kept, self._place_of)
         self._indices = {id(parameter): index for index, (_, parameter) in enumerate(kept)}
         return self.gradients
@@ -60,6 +64,14 @@ class Parameters:
                 f"parameter, of shape {tuple(parameter.shape)}: give every model a CompressionState of its own"
             )
         return self._indices.get(id(parameter))
+
+    def in_order(self, gradients: Sequence[tuple[Any, Any]]) -> list[Any]:
+        """Return the gradients of pairs of parameter and gradient, in the order of the parameters.
+
+        An all-reduce adds up in an order that depends on where a value lies: the same place in each step, and in a
+        resumed run, gives the same bits.
+        """
+        return [gradient for _, gradient in sorted(gradients, key=lambda pair: self._positions[id(pair[0])])]
 
     def _in_order(self, parameters: Sequence[Any]) -> list[tuple[str, Any]]:
         if self._named is None:

@@ -102,7 +102,7 @@ class CompressionState(BetweenSteps):
 
     def _forget_step(self) -> None:
         self._unplaced: list[tuple[Any, Any]] = []  # parameters and gradients of a step before there is a layout
-        self._small: list[Any] = []
+        self._small: list[tuple[Any, Any]] = []  # parameters and gradients that are not compressed
         self._exact = ExactMeans(self._session)
         self._expected = 0  # number of the next bucket
         self._futures: list[tuple[Any, Any]] = []
@@ -164,7 +164,7 @@ class CompressionState(BetweenSteps):
         for parameter, gradient in gradients:
             index = self._parameters.index(parameter)
             if index is None:
-                self._small.append(gradient)
+                self._small.append((parameter, gradient))
             else:
                 self._session.fill(index, gradient)
         self._session.advance()
@@ -174,7 +174,7 @@ class CompressionState(BetweenSteps):
         session = self._session
         if not session.is_idle and not session.is_laid_out:
             self._lay_out()
-        self._exact.together(self._small)
+        self._exact.together(self._parameters.in_order(self._small))
         if session.is_open:
             layout = session.groups.layout
             require_all(session.groups.missing(), len(layout.slots), session.rank, session.step)
