@@ -4,7 +4,7 @@
 
 Each run is one ``horovodrun -np 4 python examples/train_images.py ...``, which is printed. A seed gives all methods the
 same first weights and the same order of images. Runs that are complete under --records are not repeated, so a benchmark
-that was cut goes on; delete them to measure anew. Writes benchmarks/results/accuracy.json.
+that was cut goes on; delete them to measure again. Writes benchmarks/results/accuracy.json.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Measure every figure of the page of evidence anew, one program after another, then write the page: ``make evidence``.
+"""Measure every figure of the evidence page again, one program after another, and write the page: ``make evidence``.
 
     python benchmarks/rerun.py [--list] [--only supersgd rate ...] [--afresh]
 
 A program that has finished under --records is not run again, so a run that was cut goes on; ``--afresh`` forgets all of
-that. Programs that need root are left out for other users, and said so. A program that fails does not stop the others;
-the page is written from what results there are. Minutes are those of a quiet machine of two cores.
+that. Programs that need root are left out for other users, with a line that says it. A program that fails does not stop
+the others; the page is written from what results there are. Minutes are those of a quiet machine of two cores.
 """
 
 from __future__ import annotations

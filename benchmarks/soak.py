@@ -1,4 +1,4 @@
-"""Train for 10 000 steps on four ranks, under Horovod and under DDP: nothing may grow, and nobody may drift apart.
+"""Train for 10 000 steps on four ranks, under Horovod and under DDP: nothing may grow, and no rank may drift.
 
 Each rank waits at random before its backward pass, so that collectives start at another moment on each rank every time.
 Levels are fitted often, errors are fed back, checkpoints are written. At every ``--every``-th step a rank notes its
@@ -129,7 +129,7 @@ def train(results: Path, front_end: str, steps: int, every: int, delay: float) -
     told = {"notes": notes, "seconds": quarters(seconds), "processor_seconds": quarters(processor)}
     told["fits"] = compression.metrics()["levels_version"]
     (results / f"{rank}.json").write_text(json.dumps(told))
-    checkpoint.save(steps, {"step": steps})  # nobody leaves while another one still waits
+    checkpoint.save(steps, {"step": steps})  # no rank leaves while another still waits
 
 
 def note(step: int, net: Any, compression: Any) -> dict[str, int]:

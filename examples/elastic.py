@@ -48,7 +48,7 @@ def batch(images: Images, size: int, step: int) -> tuple[torch.Tensor, torch.Ten
 
 @hvd.elastic.run
 def train(state: Any, images: Images, options: argparse.Namespace) -> None:
-    """Train to the last step; Horovod calls this anew in every world, with the state brought to all of its ranks."""
+    """Train to the last step; Horovod calls this again in every world, after the state has reached all of its ranks."""
     version = state.compression.metrics()["levels_version"]
     state.worlds.append({"step": state.step, "size": hvd.size(), "levels_version": version})
     print(f"rank {hvd.rank()} of {hvd.size()}, pid {os.getpid()}: from step {state.step}, levels {version}", flush=True)

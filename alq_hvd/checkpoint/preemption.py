@@ -83,7 +83,7 @@ class PreemptionGuard:
         """
         if self._communicator is None:
             self._communicator = HorovodCommunicator()
-        if self._communicator.world is not self._world:  # elastic Horovod: nobody is left to answer
+        if self._communicator.world is not self._world:  # elastic Horovod: no rank is left to answer
             self._question, self._world = None, self._communicator.world
         if self._communicator.size == 1:
             return self.received is not None

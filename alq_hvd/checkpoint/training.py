@@ -202,7 +202,7 @@ class Checkpoint:
         return result
 
     def _from_chief(self, work: Callable[[], bytes]) -> bytes:
-        """Let rank 0 work and give everyone the result, or everyone the same error: nobody waits for a dead rank."""
+        """Let rank 0 work and give everyone the result, or everyone the same error: no rank waits for a dead one."""
         answer, cause = b"", None
         if self._communicator.rank == _CHIEF:
             try:

@@ -95,7 +95,7 @@ class Staging(Protocol[B]):
         ...
 
     def guarded(self, records: Sequence[B]) -> list[B]:
-        """Return ``records`` to be sent as they lie, or, made of damaged ones, bytes that nobody takes for whole.
+        """Return ``records`` to be sent as they lie, or, made of damaged ones, bytes that no reader accepts as whole.
 
         Those have all bits set: a header that is none, and NaN as a float32. Nothing waits to find out which.
         """
@@ -146,7 +146,7 @@ class Arrays(Protocol[V, B]):
         ...
 
     def room_for_sum(self, values: V) -> V:
-        """Return float32[len(values)] to be overwritten: ``values``, which nobody needs any more, where they fit."""
+        """Return float32[len(values)] to be overwritten: ``values``, which are no longer needed, where they fit."""
         ...
 
     def padded(self, record: B, length: int) -> B:

@@ -85,7 +85,7 @@ class Codec(Protocol[V, B]):
         """Return the record, under ``again``, of the sum of ``records``: the middle of a two-shot.
 
         Args:
-            room: values that nobody needs any more, in whose memory the sum may be made.
+            room: values that are no longer needed, in whose memory the sum may be made.
         """
         total = self.decode_sum(records, layout, levels, stamps, 1.0, self.arrays.room_for_sum(room))
         return self.encode(total, again, levels_again, key, stamp)

@@ -42,7 +42,7 @@ class CudaCodec(Codec[DeviceValues, Tensor]):
 
     Attributes:
         device: where the tensors are.
-        order: of what the codec starts; whoever hands it tensors made on another stream enters it then.
+        order: of what the codec starts; a caller whose tensors were made on another stream enters it first.
 
     Raises:
         BackendUnavailable: when torch or cupy is missing.

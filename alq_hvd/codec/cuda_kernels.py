@@ -1,4 +1,4 @@
-"""Compile the CUDA kernels of ``cuda/codec.cu`` at their first use, for the GPU at hand, and keep them on disk.
+"""Compile the CUDA kernels of ``cuda/codec.cu`` at first use, for the present GPU, and keep them on disk.
 
 NVIDIA's run-time compiler is called through cupy, but not by ``cupy.RawModule(code=...)``: that adds ``-ftz=true``,
 which would round subnormal numbers to zero and change bytes, and it would go on using what it compiled of an older
@@ -113,7 +113,7 @@ def cache_folder() -> Path:
 
 
 def _make(folder: Path) -> None:
-    """Make a folder in which nobody else may put code for this user's GPU, whatever the umask."""
+    """Make a folder in which only this user may put code for the GPU, whatever the umask."""
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
 
 

@@ -215,7 +215,7 @@ class NativeCodec(Codec[FloatArray, Record]):
         )
 
 
-@lru_cache(maxsize=16)  # of the shots in use: to make them anew at every call takes as long as a small group
+@lru_cache(maxsize=16)  # of the shots in use: making them at every call takes as long as a small group
 def _tables(config: QuantiserConfig, levels: LevelsByWidth) -> list[tuple[int, FloatArray, FloatArray, float, float]]:
     """Return width, levels, inverse gaps, dither and reach of every table."""
     every = [(width, config.at(width), levels.at(width)) for width in levels.widths]

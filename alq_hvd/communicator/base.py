@@ -17,7 +17,7 @@ Payload = npt.NDArray[np.uint8]
 Result = TypeVar("Result")
 ResultOut = TypeVar("ResultOut", covariant=True)
 DEFAULT_TIMEOUT = 600.0
-"""Seconds after which a collective that nobody completes becomes an error instead of a hang."""
+"""Seconds after which an incomplete collective becomes an error instead of a hang."""
 SECOND_LANE = (".shot1", ".spread")
 """Ends of the names of collectives that follow another one of the same fusion group, and pass others on their way."""
 _SHORTEST_NAP, _LONGEST_NAP = 2e-5, 1e-3
@@ -73,7 +73,7 @@ class Communicator(Protocol):
         """Give ``payloads[r]`` to rank r, and receive one payload from each rank, in rank order.
 
         Args:
-            alike: every rank gives payloads of these lengths, so that nobody has to ask what it will receive.
+            alike: every rank gives payloads of these lengths, so that no rank has to ask what it will receive.
         """
         ...
 

@@ -12,7 +12,7 @@ import signal
 import sys
 
 GRACE = 30.0
-"""Seconds that libraries get to end after an error that nobody has caught."""
+"""Seconds that libraries get to end after an uncaught error."""
 _LATER = 1.0
 """Seconds by which the way without a word comes after the one that says where the process was."""
 _STDERR = 2

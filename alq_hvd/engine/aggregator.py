@@ -33,7 +33,7 @@ _NO_GROUP = -1
 
 @dataclass(slots=True)
 class _World:
-    """Hold what belongs to the ranks at hand and to the step that is open among them, and is lost with them.
+    """Hold what belongs to the present ranks and their open step, and is lost with them.
 
     Attributes:
         communicator: carries the records.
@@ -65,8 +65,8 @@ class Aggregator:
         options: shared by all ranks.
         codec: turns groups into records, but for those that are started with another one.
         sampled: levels are fitted to what ``sample`` is given, not to the gradients of the scheduled step.
-        loss_scale: returns by what the open step's gradients are multiplied, for error feedback; ``None`` where nobody
-            says.
+        loss_scale: returns by what the open step's gradients are multiplied, for error feedback; ``None`` where it is
+            unknown.
         exchange: to take whatever the options name; ``None`` for what they name.
 
     Attributes:

@@ -38,7 +38,7 @@ class _Chosen:
 
 
 class ChosenExchange:
-    """Sum fusion groups by the exchange that suits the world at hand.
+    """Sum fusion groups by the exchange that suits the present world.
 
     All ranks must agree on: the options.
 
@@ -147,7 +147,7 @@ class ChosenExchange:
         if kind.function is not None:
             return kind.function if kind.shots == 1 else spread(kind.function)
         if kind.make is None or nodes is None:
-            raise ConfigurationError(f"exchange: {kind.name} needs to know nodes, which nobody tells")
+            raise ConfigurationError(f"exchange: {kind.name} needs to know the nodes, which are unknown here")
         options = self._options
         # What a node's sum loses to rounding, no residual remembers: error feedback wants it exact.
         asked = "fp32" if options.error_feedback and options.accumulator == PLANNED else options.accumulator

@@ -21,7 +21,7 @@ class ErrorFeedback:
 
     Args:
         on: whether there are.
-        loss_scale: ``None`` where nobody says.
+        loss_scale: ``None`` where it is unknown.
 
     Attributes:
         residuals: ``None`` without error feedback.
@@ -82,7 +82,7 @@ class ErrorFeedback:
             self._pause_or_resume(shot, rank, step)
 
     def _pause_or_resume(self, shot: AdaptiveShot, rank: int, step: int) -> None:
-        """Drop residuals that would grow from step to step, and say so."""
+        """Drop residuals that would grow from step to step, with a warning."""
         assert self.residuals is not None
         where = (rank, step, shot.index + 1, shot.relative_variance)
         if shot.contracts:

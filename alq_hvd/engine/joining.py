@@ -72,7 +72,7 @@ def _against_device_records(layout: FusionLayout, transport: Transport) -> str:
 
 
 def rival(options: Options, transport: Transport) -> PlainAllreduce | None:
-    """Return the host's all-reduce, which compression must beat, or ``None`` where nobody asks whether it does.
+    """Return the host's all-reduce, which compression must beat, or ``None`` where they are not compared.
 
     Raises:
         ConfigurationError: ``break_even`` was asked for, and there is nothing to compare with.

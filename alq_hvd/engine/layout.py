@@ -12,7 +12,7 @@ _LEAST_FUSED, _MOST_FUSED = 2**19, 2**22
 
 
 def usual_fusion(ranks: int) -> int:
-    """Return the ``fusion_elements`` of a world in which nobody has measured what suits it."""
+    """Return the ``fusion_elements`` of a world that has not been measured."""
     return min(max(_FUSED_PER_RANK * ranks, _LEAST_FUSED), _MOST_FUSED)
 
 

@@ -173,7 +173,7 @@ class Session:
         """Open a step, and ask who takes part.
 
         Args:
-            repeats: the gradient at hand is what an earlier step has reduced, untouched.
+            repeats: the gradient is what an earlier step has reduced, unchanged.
         """
         self.is_open = True
         self.levels_mark = self.aggregator.levels_fingerprint
@@ -194,8 +194,8 @@ class Session:
     def lay_out(self, gradients: Sequence[Gradient]) -> None:
         """Lay ``gradients`` out, once all ranks agree on them and, in a new world, on options and levels.
 
-        Where a rank takes no part in the open step, nobody can agree: the layout then serves for this step alone.
-        Where nobody has chosen the size of a group, and the exchanges are timed, so is that.
+        Where a rank takes no part in the open step, ranks cannot agree: the layout then serves for this step alone.
+        Where the size of a group was not given and the exchanges are timed, the size is timed as well.
 
         Raises:
             ConfigurationMismatch: naming the first difference, on every rank.

@@ -22,7 +22,7 @@ class Attendance:
     Attributes:
         present: how many ranks hand over gradients; the others have left the loop early, as with ``hvd.join()``.
         leads: whether rank 0 is one of them.
-        repeats: whether each of them hands over a gradient that nobody has touched since it was reduced.
+        repeats: whether each of them hands over a gradient that has not changed since it was reduced.
     """
 
     present: int
@@ -31,7 +31,7 @@ class Attendance:
 
 
 class Transport(Protocol):
-    """Reach the other ranks by the means of one host; made anew by nobody: its communicator knows of new worlds."""
+    """Reach the other ranks by the means of one host. It is made once: its communicator knows of new worlds."""
 
     @property
     def gradients(self) -> Communicator:
@@ -50,7 +50,7 @@ class Transport(Protocol):
         """Return this rank's place in a grid of nodes; every rank must call it, with the same arguments.
 
         Raises:
-            ConfigurationError: nodes are not alike, or nobody knows of any.
+            ConfigurationError: nodes are not alike, or are unknown.
             BackendUnavailable: the host was not started so that nodes can be used.
         """
         ...
@@ -106,7 +106,7 @@ class PlainTransport:
         )
 
     def attendance(self, repeats: bool, name: str) -> None:
-        """Return None: nobody may leave early."""
+        """Return None: no rank may leave early."""
 
     def device_records_problem(self, place: Place) -> str:
         """Return nothing: whether the communicator takes tensors shows when it is asked to."""

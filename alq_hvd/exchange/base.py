@@ -56,7 +56,7 @@ class Task(Generic[V, B]):
 
     Attributes:
         shots: one entry a quantised hop; an exchange may use fewer than there are.
-        observe: is told of everything that is quantised, once its collective is under way; ``None`` for nobody.
+        observe: is called with all that is quantised, once its collective is under way; ``None`` for no observer.
         name: of the group's collectives, the same on every rank.
         seed, step, group: key of the random numbers, beside rank, shot and element.
         first_element: index, within the fusion group, of the first of the values.
@@ -118,7 +118,7 @@ class Task(Generic[V, B]):
             return replace(hop, seen=arrays.plus(values, residual))
 
     def is_unseen(self, shot: int) -> bool:
-        """Return whether nobody but the codec needs the values of ``shot``."""
+        """Return whether only the codec needs the values of ``shot``."""
         return self.observe is None and (self.residuals is None or not self.shots[shot].contracts)
 
     def decode_sum(
@@ -140,7 +140,7 @@ class Hop(Generic[V, B]):
     Attributes:
         element: at which they start in the values of the exchange.
         residual: what earlier records of these coordinates have lost; ``None`` without error feedback.
-        seen: what is quantised, for whoever observes it: values and residual.
+        seen: what is quantised, for its observer: values and residual.
     """
 
     task: Task[V, B]
@@ -168,7 +168,7 @@ class Hop(Generic[V, B]):
     def holding_back(self, values: V, residual: V | None) -> Iterator[None]:
         """Keep what is owed to values that are exactly zero, inside, for a step in which they are not.
 
-        What was frozen, masked or pruned, and a row of an embedding that nobody has seen, stay where they are.
+        What was frozen, masked or pruned, and a row of an embedding that no rank has seen, stay where they are.
         """
         held = None if residual is None else self.task.codec.arrays.hold_back(values, residual)
         yield

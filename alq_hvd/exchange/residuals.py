@@ -47,7 +47,7 @@ class Residuals:
 
     Attributes:
         owner: whose they are.
-        guarded: before a step changes them they are copied, for the case that nobody applies the step.
+        guarded: they are copied before a step changes them, in case the step is not applied.
 
     References:
         Seide et al., 1-Bit Stochastic Gradient Descent, Interspeech 2014. Karimireddy et al., Error Feedback Fixes
@@ -89,7 +89,7 @@ class Residuals:
         self._owed = bool(self._kept)
 
     def take_back(self) -> bool:
-        """Return to what was held before the last step, which nobody applies; return whether nothing was lost.
+        """Return to what was held before the last step, which is not applied; return whether nothing was lost.
 
         Without a copy nothing is held afterwards: what is there now is what records lack that nobody applies. What had
         been lost before stays lost this once, and from then on there are copies.

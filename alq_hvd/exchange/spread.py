@@ -1,7 +1,7 @@
 """Groups whose blocks have widths of their own, in an order in which every part of them is like the whole.
 
 A record shares out the bits of its own blocks. Exchanges that cut a group into records would else give as many bits to
-a part of only zeros, the rows of an embedding that nobody has seen, as to one with all of the gradient.
+a part of only zeros, the rows of an embedding that no rank has seen, as to one with all of the gradient.
 """
 
 from __future__ import annotations

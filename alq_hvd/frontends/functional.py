@@ -72,7 +72,7 @@ class Allreduce:
         try:
             self._reduce(given, op)
         except BaseException:
-            self._session.reset()  # the next call finds out anew what ranks there are and what they share
+            self._session.reset()  # the next call finds out again which ranks there are and what they share
             raise
 
     def _reduce(self, given: list[tuple[str, Tensor]], op: str) -> None:

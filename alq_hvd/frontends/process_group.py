@@ -58,7 +58,7 @@ class ProcessGroupTransport:
         return ExactAllreduce(self.gradients)
 
     def attendance(self, repeats: bool, name: str) -> None:
-        """Return None: whoever has joined, in DDP's sense, still hands over zeros."""
+        """Return None: a rank that has joined, in DDP's sense, still contributes zeros."""
 
     def device_records_problem(self, place: Place) -> str:
         """Return what a GPU's records lack: NCCL."""

@@ -195,7 +195,7 @@ def name_of(method: str | Policy) -> str:
 
 
 def usual_bits(name: str | Policy) -> int:
-    """Return the width that ``name`` gets when nobody says another: 3, or the one that it is defined for.
+    """Return the width that ``name`` gets by default: 3, or the one that it is defined for.
 
     Raises:
         ConfigurationError: there is no such method.

@@ -85,7 +85,7 @@ class RecordLayout:
 
     @cached_property
     def draws_offset(self) -> int:
-        """Return where the key of the draws starts, if it is told."""
+        """Return where the key of the draws starts, if the record holds it."""
         return HEADER.size + (ROTATION_BYTES if self.quantiser.rotate else 0)
 
     @cached_property
@@ -95,7 +95,7 @@ class RecordLayout:
 
     @cached_property
     def widths_offset(self) -> int:
-        """Return where the widths start, if they are told."""
+        """Return where the widths start, if the record holds them."""
         return self.norms_offset + 4 * self.buckets
 
     @cached_property

@@ -166,7 +166,7 @@ def _plain_name(run: Run) -> str:
 
 
 def _options(run: Run) -> dict[str, Any]:
-    """Return what tells methods of one name apart: neither seeds nor what the name already says."""
+    """Return what distinguishes methods of one name, without seeds and what the name already says."""
     recorded = run.result.document.get("options")
     found = recorded if isinstance(recorded, dict) else {}
     return {key: value for key, value in found.items() if key not in ("method", "bits", "seed", "name")}

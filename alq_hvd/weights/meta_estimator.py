@@ -1,6 +1,6 @@
 """MetaQuant in data-parallel training: what happens around an optimizer's step, and what is kept until the next.
 
-With averaged gradients g = dL/dq at hand, at the end of step t:
+With averaged gradients g = dL/dq, at the end of step t:
 
 1. phi's gradient is -alpha dL/dw_look through the net, of this rank's own loss; its exact mean over the ranks moves
    phi.

@@ -140,7 +140,7 @@ class QuantizedWeights:
         ]
 
     def refresh(self) -> None:
-        """Solve for all scales anew, with the curvature there is: after others than the optimizer changed weights.
+        """Solve for all scales again, with the present curvature, after code other than the optimizer changed weights.
 
         Raises:
             WeightsError: when a weight or the curvature is NaN or infinite.

@@ -65,7 +65,7 @@ def store(training: dict[str, Any], rows: Sequence[dict[str, Any]], output: Path
 
 
 def _free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
+    """Return a free port of this machine."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

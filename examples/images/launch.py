@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ENVIRONMENT = {
-    # More ranks than cores is the normal case on a laptop: one thread a rank, and nobody spins while waiting.
+    # More ranks than cores is the normal case on a laptop: one thread a rank, and no rank spins while waiting.
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
     "OMPI_MCA_mpi_yield_when_idle": "1",

@@ -90,7 +90,7 @@ class Meter:
     def look_at_gradients(self, step: int, every: int) -> None:
         """Measure, now and then, what rounding this rank's own gradients to fp16 loses; call before the exchange.
 
-        Under DDP nobody sees them after the backward pass: there it stays unknown.
+        Under DDP they are not visible after the backward pass, so it stays unknown.
         """
         if self._name == "fp16" and self._sees_own_gradients and step % every == 0:
             gradients = (parameter.grad for parameter in self._parameters)

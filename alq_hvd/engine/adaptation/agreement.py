@@ -53,7 +53,7 @@ def agree(
     """Fit new levels on the leader and adopt them on every rank.
 
     1. Gather every rank's statistics on the leader, and add them in rank order.
-    2. The leader fits. If that fails in any way it announces that the old levels stay, so that nobody hangs.
+    2. The leader fits. If that fails in any way it announces that the old levels stay, so that no rank hangs.
     3. Broadcast levels, version and digest.
     4. Every rank checks the digest, and that the version follows its own.
 

@@ -125,7 +125,7 @@ class AdaptiveShots:
         return [shot for shot in self.all if shot.end_step()]
 
     def warn(self, rank: int, step: int, *, of_loss: bool) -> None:
-        """Say once what levels in use do that nobody can want; see ``AdaptiveShot.warn``."""
+        """Warn once about levels in use that do harm; see ``AdaptiveShot.warn``."""
         for shot in self.used:
             shot.warn(rank, step, self._options.method_name, of_loss=of_loss)
 

@@ -14,8 +14,8 @@ PlaceOf = Callable[[Any], Any]
 class Parameters:
     """Put the parameters of one model in order, the last one first: backward passes come from there.
 
-    DDP makes new buckets after the first step. The order stays, so that a resumed run sends the same records and adds up
-    small gradients in the same order.
+    DDP makes new buckets after the first step. The order stays, so that a resumed run sends the same records and
+    adds up small gradients in the same order.
 
     Args:
         named: pairs of name and parameter, in model order; ``None`` for the order, and numbers, of the first buckets.

@@ -109,7 +109,7 @@ class ShardedCompression:
         return [self.inside] if self.between is None else [self.inside, self.between]
 
     def _take_over(self, index: int, each: ShardedModule) -> None:
-        each.module.set_force_sum_reduction_for_comms(True)  # FSDP divides then, by whatever it is told to
+        each.module.set_force_sum_reduction_for_comms(True)  # FSDP then divides, by the factor that it was given
         each.module.set_custom_reduce_scatter(QuantisedReduceScatter(self, index, each.reduce_scatter))
         if self.between is not None:
             each.module.set_all_reduce_hook(partial(self.reduce_between, index))

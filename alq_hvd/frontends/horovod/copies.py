@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Copied(ABC):
-    """Be copied by ``copy.deepcopy`` and pickled between steps, with everything that is not of the world at hand."""
+    """Support ``copy.deepcopy`` and pickle between steps, with everything that does not belong to the present world."""
 
     @property
     @abstractmethod

@@ -30,7 +30,7 @@ def wait_at_exit(communicator: HorovodCommunicator, name: str) -> None:
 
 
 def _wait(communicator: HorovodCommunicator, world: object, name: str) -> None:
-    failed = hasattr(sys, "last_value")  # Python has shown an error that ends the program: nobody may wait for it
+    failed = hasattr(sys, "last_value")  # Python has shown an error that ends the program: no rank may wait for it
     if failed or not backends.horovod().is_initialized() or communicator.world is not world:
         return
     with contextlib.suppress(Exception):  # another rank ended in its own way: so does this one

@@ -32,7 +32,7 @@ class Keys(Protocol):
         ...
 
     def is_untouched(self, index: int, tensor: Any) -> bool:
-        """Return whether ``tensor`` is what the last step has reduced for gradient ``index``, and nobody changed it."""
+        """Return whether ``tensor`` is what the last step reduced for gradient ``index``, unchanged."""
         ...
 
     def delivered(self, index: int, tensor: Any) -> None:

@@ -28,7 +28,7 @@ class LeftToHorovod:
         self.forget_step()
 
     def forget_step(self) -> None:
-        """Forget what was counted in a step that nobody will end."""
+        """Forget what was counted in a step that will not end."""
         self._elements = 0
         self.shapes: list[tuple[int, ...]] = []
 

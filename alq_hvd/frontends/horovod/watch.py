@@ -3,7 +3,7 @@
 Between ``compress`` and ``decompress`` the optimizer waits inside Horovod, where nothing of this package is called, and
 Horovod waits for a rank that sleeps or is stopped as long as it takes.
 
-A thread looks on. When a step takes longer than half of a compression's timeout, it sees by the frames of the other
+A thread watches. When a step takes longer than half of a compression's timeout, it sees by the frames of the other
 threads whether one of them stays in one call of ``hvd.synchronize``. Once the time is over, it says so, and shuts
 Horovod down, so that the call ends in the error with which Horovod tells of lost ranks. Where that does not help,
 because Horovod's own thread waits as well, the process ends.
