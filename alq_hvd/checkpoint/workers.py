@@ -113,7 +113,7 @@ def _begin(signals: Sequence[signal.Signals]) -> None:
     try:
         backends.require(_NATIVE)
     except BackendUnavailable as error:
-        _logger.warning("workers that load data die of a signal to the whole job: %s", error)
+        _logger.warning("a signal to the whole job kills the workers that load data: %s", error)
         return
     _hooks.signals = tuple(dict.fromkeys([*_hooks.signals, *signals]))
     config: dict[str, Any] = getattr(multiprocessing.current_process(), "_config", {})

@@ -40,5 +40,7 @@ def read_gradient(path: Path) -> npt.NDArray[np.float32]:
             "overflow, or unscale the gradients first when training in mixed precision"
         )
     if not values.any():
-        raise ConfigurationError(f"{path}: all {values.size} coordinates are zero, any levels fit: dump a later step")
+        raise ConfigurationError(
+            f"{path}: all {values.size} coordinates are zero, so any levels fit: dump a gradient of a later step"
+        )
     return values

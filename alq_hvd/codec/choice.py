@@ -74,7 +74,7 @@ class Codecs:
         if device is None and self._name == "cuda":
             raise UnsupportedTensor(
                 f'codec="cuda": expected gradients on a CUDA device, got one of shape {tuple(tensor.shape)} on '
-                f'{tensor.device}: move the model to a device, or take codec="auto"'
+                f'{tensor.device}: move the model to a device, or use codec="auto"'
             )
         return device
 

@@ -146,7 +146,7 @@ def _compile(nvrtc: Any, name: str, capability: str) -> tuple[str, bytes]:
         version = ".".join(str(part) for part in nvrtc.getVersion())
         raise BackendUnavailable(
             f"expected CUDA's run-time compiler {version} to compile {name} for sm_{capability}, got {error}: "
-            f"{nvrtc.getProgramLog(program)}. Install the cupy of a CUDA that knows this GPU, or take codec='native'"
+            f"{nvrtc.getProgramLog(program)}. Install the cupy of a CUDA that knows this GPU, or use codec='native'"
         ) from error
     finally:
         nvrtc.destroyProgram(program)

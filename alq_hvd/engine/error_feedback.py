@@ -92,7 +92,7 @@ class ErrorFeedback:
         self.residuals.drop(shot.index)
         _logger.warning(
             "rank %d, step %d: error feedback pauses: expected records that lose less than they carry, those of shot "
-            "%d lose %.3g times as much (relative variance), and residuals would grow from step to step. Take more "
+            "%d lose %.3g times as much (relative variance), and residuals would grow from step to step. Use more "
             "bits, rotate=True, or a smaller bucket_size",
             *where,
         )

@@ -183,7 +183,7 @@ class Options:
                 raise ConfigurationError(f"{name}: expected True, False or None, got {chosen!r}")
             if chosen and self.resolve().rounding == "nearest":
                 raise ConfigurationError(
-                    f"{name}: {self.method_name} rounds to the nearest and draws nothing, leave it out"
+                    f"{name}: {self.method_name} rounds to nearest and draws no random numbers: leave it out"
                 )
 
     def _check_bits(self) -> None:
@@ -192,7 +192,7 @@ class Options:
         given = self.bits if isinstance(self.bits, tuple) else (self.bits,)
         if self.widths == UNIFORM and any(isinstance(bits, float) for bits in given):
             raise ConfigurationError(
-                f"bits: expected whole numbers, got {self.bits!r}: widths='adaptive' takes a mean that is none"
+                f"bits: expected whole numbers, got {self.bits!r}: use widths='adaptive' for a fractional mean"
             )
         if not isinstance(self.bits, tuple):
             return

@@ -98,4 +98,4 @@ class BetweenSteps(ABC):
 
     def _require_between_steps(self, call: str) -> None:
         if self._is_in_step:
-            raise CallOrderError(f"{call}: expected to be called between steps, got a step with gradients in flight")
+            raise CallOrderError(f"{call}: call it between steps; gradients of a step are still in flight")

@@ -72,7 +72,7 @@ class QuantiserConfig:
         if self.rounding not in ROUNDINGS:
             raise ConfigurationError(f"rounding: expected one of {', '.join(ROUNDINGS)}, got {self.rounding!r}")
         if self.dither and self.rounding == "nearest":
-            raise ConfigurationError("dither: rounding to the nearest draws nothing, leave it out")
+            raise ConfigurationError("dither: rounding to nearest draws no random numbers: leave it out")
         if self.rounding == "nearest" and not (self.rotate and self.norm == "l2"):
             raise ConfigurationError(
                 f"rounding: 'nearest' needs rotate=True and norm='l2', got rotate={self.rotate} and "

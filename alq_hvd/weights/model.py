@@ -124,7 +124,7 @@ class QuantizedWeights:
             ConfigurationError: when it has none of the quantised weights, or another one is followed already.
         """
         if self._optimizer is not None:
-            raise ConfigurationError("attach: expected to be called once, got a second: quantise again for it")
+            raise ConfigurationError("attach: expected one call, got a second: quantise again for it")
         held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
         missing = [layer.name for layer in self.layers if id(layer.weight) not in held]
         if len(missing) == len(self.layers) or (missing and self._meta is not None):

@@ -122,9 +122,9 @@ def test_where_it_is_the_default() -> None:
     for options, expected in cases:
         chosen = Options(bits=(3, 4), **options)
         assert [chosen.quantiser(shot).dither for shot in (0, 1)] == [False, expected], options
-    with pytest.raises(ConfigurationError, match="dither: eden rounds to the nearest"):
+    with pytest.raises(ConfigurationError, match="dither: eden rounds to nearest"):
         Options(method="eden", bits=3, dither=True)
-    with pytest.raises(ConfigurationError, match="dither: rounding to the nearest draws nothing"):
+    with pytest.raises(ConfigurationError, match="dither: rounding to nearest draws no random numbers"):
         QuantiserConfig(3, rotate=True, rounding="nearest", dither=True)
 
 

@@ -277,7 +277,7 @@ def test_levels_that_lose_more_than_they_carry_are_said_so_once_a_rank(caplog: p
     for name, (step, options) in cases.items():
         said = losses_told(caplog, 6, **options)
         assert sorted(line.split(":")[0] for line in said) == [f"rank {rank}, step {step}" for rank in (0, 1)], name
-        assert "Take more bits" in said[0], name
+        assert "Use more bits" in said[0], name
         assert ("still to be fitted" in said[0]) == (name == "before the first fit"), name
 
 

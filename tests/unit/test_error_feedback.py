@@ -222,7 +222,7 @@ def test_it_pauses_while_records_lose_more_than_they_carry(caplog: pytest.LogCap
     assert (
         "rank 1, step 0: error feedback pauses: expected records that lose less than they carry, those" in caplog.text
     )
-    assert "Take more bits, rotate=True" in caplog.text
+    assert "Use more bits, rotate=True" in caplog.text
 
 
 def test_it_goes_on_once_levels_are_fitted_that_lose_less(caplog: pytest.LogCaptureFixture) -> None:

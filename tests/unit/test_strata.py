@@ -157,7 +157,7 @@ def test_what_has_no_strata() -> None:
     assert Options(method="qsgd", bits=3).correlates
     assert not Options(method="qsgd", bits=3, correlated=False).correlates
     assert not Options(method="eden", bits=3).correlates
-    with pytest.raises(ConfigurationError, match="correlated: eden rounds to the nearest and draws nothing"):
+    with pytest.raises(ConfigurationError, match="correlated: eden rounds to nearest and draws no random numbers"):
         Options(method="eden", bits=3, correlated=True)
     with pytest.raises(ConfigurationError, match="correlated: expected True, False or None, got 3"):
         Options(method="qsgd", bits=3, correlated=3)  # type: ignore[arg-type]

@@ -184,7 +184,7 @@ def test_ranks_that_hold_other_levels_for_sums_are_stopped(before_the_first_step
             return
         reduce_gradients(ranks, compression, named_gradients(parameters))
         load_other_levels()
-        with pytest.raises(LevelsMismatch, match="another rank holds other levels"):
+        with pytest.raises(LevelsMismatch, match="another rank has other levels"):
             reduce_gradients(ranks, compression, named_gradients(parameters))
 
     LoopbackWorld(2).run(program)

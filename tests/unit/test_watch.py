@@ -101,7 +101,7 @@ def test_a_process_that_can_not_leave_horovod_ends() -> None:
             mpi_ops.synchronize()
         raise RuntimeError("of the program")
     """
-    for place, text in (("wait", "still waits for the rank"), ("exit", "in shutdown")):
+    for place, text in (("wait", "still waits for the silent rank"), ("exit", "in shutdown")):
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(stuck), place], cwd=ROOT, capture_output=True, text=True, timeout=90,
             check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},

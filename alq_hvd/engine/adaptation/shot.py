@@ -198,7 +198,7 @@ class AdaptiveShot:
             unfitted = self._policy.adapts and (self.fit_is_due or not self.adaptations)
             _logger.warning(
                 "rank %d, step %d: expected levels that lose less than they carry, those of shot %d lose %.3g times as "
-                "much (relative variance), with %s at %s bits in buckets of %d. Training may diverge. %sTake more "
+                "much (relative variance), with %s at %s bits in buckets of %d. Training may diverge. %sUse more "
                 "bits, method optimal or eden, rotate=True, or a smaller bucket_size",
                 rank,
                 step,

@@ -245,7 +245,7 @@ def _refuse_options(options: Options, inside: bool, across: TorchCommunicator | 
             "would keep four bytes for each parameter of the whole model, which sharding is meant to avoid"
         )
     if options.break_even:
-        raise ConfigurationError("break_even: expected None or False, got True: FSDP cannot change its way in a run")
+        raise ConfigurationError("break_even: expected None or False, got True: FSDP cannot switch reductions in a run")
 
 
 def _everyone(mesh: Any, shard: TorchCommunicator, across: TorchCommunicator | None) -> tuple[TorchCommunicator, int]:

@@ -112,5 +112,5 @@ def _described(name: str, module: Any, group: Any, trained: list[Any]) -> Sharde
             "fully_shard a MixedPrecisionPolicy(reduce_dtype=torch.float32)"
         )
     if not hasattr(group.mesh_info, "shard_process_group"):
-        raise ConfigurationError(f"{name}: expected parameters that are sharded, got replicated ones: take alq_hvd.ddp")
+        raise ConfigurationError(f"{name}: expected parameters that are sharded, got replicated ones: use alq_hvd.ddp")
     return ShardedModule(name, module, sum(each.sharded_param.numel() for each in trained), dtype, group)

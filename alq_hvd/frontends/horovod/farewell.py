@@ -19,7 +19,7 @@ from alq_hvd.communicator.horovod import HorovodCommunicator
 
 
 def wait_at_exit(communicator: HorovodCommunicator, name: str) -> None:
-    """See to it that this process ends when every rank does, or ``leaving.GRACE`` seconds later.
+    """See to it that this process exits when every rank does, or ``leaving.GRACE`` seconds later.
 
     Args:
         communicator: all ranks; each calls this in a world whose nodes exchange apart from each other.

@@ -126,11 +126,11 @@ class Probe:
         off = [abs(mean - own) > 0.25 / self.size for mean, own in zip(means, self._fingerprints(), strict=True)]
         if any(off[0:2]):
             raise ConfigurationMismatch(
-                f"{where}: another rank runs with other options or other parameters; start every rank with the same"
+                f"{where}: another rank runs with other options or other parameters: start every rank with the same"
             )
         if off[6]:
             raise CallOrderError(
-                f"{where}: another rank is at another step; every rank must call optimizer.step() equally often"
+                f"{where}: another rank is at another step: call optimizer.step() equally often on every rank"
             )
         if any(off[4:6]):
             raise CallOrderError(
@@ -139,7 +139,7 @@ class Probe:
             )
         if any(off[2:4]):
             raise LevelsMismatch(
-                f"{where}: another rank holds other levels; load the same checkpoint on every rank before training"
+                f"{where}: another rank has other levels: load the same checkpoint on every rank before training"
             )
         return _snap(reduced[0] * self.size / attendance.present, self.size)
 

@@ -107,7 +107,7 @@ class Watch:
             time.sleep(0.05)
             if not any(frame is now for _, now in _frames() for frame, _ in self._waits.values()):
                 return
-        _logger.error("Horovod still waits for the rank that does not answer after %g s more: this process ends", GRACE)
+        _logger.error("Horovod still waits for the silent rank after %g s more: this process exits", GRACE)
         sys.stderr.flush()
         os._exit(1)
 
