@@ -51,6 +51,12 @@ RERUNS = (
     Rerun("benchmarks/buckets.py", ("buckets",), 1),
     Rerun("benchmarks/levels.py", ("levels",), 5),
     Rerun("benchmarks/rate.py", ("rate",), 5),
+    Rerun(
+        "benchmarks/simulated.py --ranks 4 8 16 32 64 --elements 131072 --bucket-size 16384 "
+        "--ways published one-shot two-shots --methods qsgdinf nuqsgd alq alq_n amq amq_n optimal "
+        "--output benchmarks/results/simulated-methods.json",
+        ("simulated-methods",), 2,
+    ),
     Rerun("benchmarks/adaptation.py", ("adaptation",), 10),
     Rerun("benchmarks/robustness.py", ("robustness",), 10, records="robustness"),
     Rerun("benchmarks/supersgd.py", ("supersgd",), 15, records="supersgd"),

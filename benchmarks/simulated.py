@@ -1,6 +1,9 @@
-"""Error and bytes of every exchange in simulated worlds: the code of training, many ranks in one process, no network.
+r"""Error and bytes of every exchange in simulated worlds: the code of training, many ranks in one process, no network.
 
     python benchmarks/simulated.py [--ranks 4 32 256] [--elements 262144] [--methods qsgdinf optimal optimal:rotate]
+    python benchmarks/simulated.py --ranks 4 8 16 32 64 --elements 131072 --bucket-size 16384 \
+        --ways published one-shot two-shots --methods qsgdinf nuqsgd alq alq_n amq amq_n optimal \
+        --output benchmarks/results/simulated-methods.json
 
 Half of each rank's gradient is common to all ranks, half is its own. The error is that of the mean, squared, over the
 square of the exact mean, after one adaptation of the levels; bytes are those of one rank, without probes and levels.
@@ -28,13 +31,15 @@ WAYS: dict[str, dict[str, Any]] = {
     "allgather 4": {"exchange": "allgather", "bits": 4},
     "two_shot 4": {"exchange": "two_shot", "bits": 4},
     "two_shot 4,8": {"exchange": "two_shot", "bits": (4, 8)},
+    "published": {"exchange": "allgather", "bits": 3, "zero_level": False, "correlated": False},
+    "one-shot": {"exchange": "allgather", "bits": 3},
+    "two-shots": {"exchange": "two_shot", "bits": 3},
     "4, dithered": {"exchange": "two_shot", "bits": 4, "dither": True},
     "4, no dither": {"exchange": "two_shot", "bits": 4, "dither": False},
     "4, all alone": {"exchange": "two_shot", "bits": 4, "dither": False, "correlated": False},
 }
-"""The first is what the others are compared with. In the last, ranks do not even round together."""
+"""In the last, ranks do not even round together; ``published`` are methods as the papers have them."""
 STEPS = 2
-BUCKET = 512
 
 
 def main() -> None:
@@ -45,13 +50,17 @@ def main() -> None:
     parser.add_argument(
         "--methods", nargs="+", default=["qsgdinf", "optimal", "optimal:rotate"], metavar="METHOD[:rotate]"
     )
+    parser.add_argument("--bucket-size", type=int, default=512)
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=list(WAYS), help="the first is what the others are compared with"
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "simulated.json")
     args = parser.parse_args()
     rows = []
     print(f"{'':20s}{'ranks':>6s}{'':16s}{'error':>10s}{'x first':>9s}{'bytes a rank':>14s}{'of first':>9s}")
     for method in args.methods:
         for ranks in args.ranks:
-            own = [simulate(method, way, ranks, args.elements) for way in WAYS]
+            own = [simulate(method, way, ranks, args.elements, args.bucket_size) for way in args.ways]
             rows += own
             for row in own:
                 print(
@@ -59,14 +68,14 @@ def main() -> None:
                     f"{row['bytes']:14,d}{row['bytes'] / own[0]['bytes']:9.1%}",
                     flush=True,
                 )
-    described = {"elements": args.elements, "bucket_size": BUCKET, "steps": STEPS}
+    described = {"elements": args.elements, "bucket_size": args.bucket_size, "steps": STEPS}
     args.output.write_text(json.dumps({**described, "rows": rows}, indent=1) + "\n")
 
 
-def simulate(method: str, way: str, size: int, elements: int) -> dict[str, Any]:
+def simulate(method: str, way: str, size: int, elements: int, bucket_size: int) -> dict[str, Any]:
     """Return the error of the mean at the last step, and the bytes that one rank sent in it."""
     name, _, rotate = method.partition(":")
-    options = Options(method=name, rotate=bool(rotate), bucket_size=BUCKET, schedule=[0], **WAYS[way])
+    options = Options(method=name, rotate=True if rotate else None, bucket_size=bucket_size, schedule=[0], **WAYS[way])
 
     def program(ranks: LoopbackCommunicator) -> tuple[FloatArray | None, int]:
         aggregator = Aggregator(options, choose_codec("auto"))
